@@ -1,0 +1,7 @@
+"""What ships inside every model: standard library, NumPy and TensorFlow only, nothing else of this project.
+
+    encoding.py    raw rows to the numbers a network takes
+    predictor.py   a frozen model and its encoding, answering raw rows
+
+Imports are relative, so that a copy of this folder works under any name.
+"""
