@@ -1,0 +1,451 @@
+"""Every setting: its type, default, limits and one sentence.
+
+    Settings
+    ├── name, task
+    ├── data        DataSettings      what a row is, and which rows train, choose and test
+    ├── model       ModelSettings     the network
+    ├── train       TrainSettings     how it learns
+    ├── evaluate    EvaluateSettings  what is reported
+    ├── gate        GateSettings      what a model must reach to be promoted
+    └── register    RegisterSettings  under which alias (attribute `registration`)
+
+`conf.load.load` makes a Settings from YAML files. Values are strict: text is never taken for a number.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+Metric = Literal["loss", "accuracy", "macro_f1", "ece", "sequence_accuracy"]
+SMALLER_IS_BETTER = ("loss", "ece")
+MAX_SEED = 2**32 - 1
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def conflict(message: str, *, at: str = "", hint: str = "") -> PydanticCustomError:
+    """An error about values that do not go together; `at` is the dotted key below the section."""
+    return PydanticCustomError("conflict", "{message}", {"message": message, "at": at, "hint": hint})
+
+
+# A list in the file becomes a tuple, so that settings stay what they were; strict mode would refuse the list.
+def _list(**limits: Any) -> Any:
+    return Field(strict=False, **limits)
+
+
+Column = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _one_or_many(value: object) -> str:
+    return "a list" if isinstance(value, list | tuple) else "one"
+
+
+class NumericInput(Section):
+    """One column of numbers, a vector of features at each time step."""
+
+    column: Column = Field(description="The column that holds the numbers.")
+    kind: Literal["numeric"] = Field(default="numeric", description="What the column holds.")
+    scale: Literal["none", "standard", "minmax"] = Field(
+        default="none",
+        description="How each feature is scaled, with statistics of the training rows: not at all, "
+        "to mean 0 and deviation 1, or to 0..1.",
+    )
+
+
+class TargetSettings(Section):
+    """What the model learns to say."""
+
+    column: Column = Field(
+        description="The column of labels: a list per row (labelling) or one (classification)."
+    )
+    scheme: Literal["none"] = Field(
+        default="none", description="How labels spell spans; none: each label stands alone."
+    )
+
+
+class ColumnSplit(Section):
+    """A column says which rows are held out; all the others train."""
+
+    column: Column = Field(description="The column whose value decides where a row goes.")
+    valid: Annotated[
+        Annotated[tuple[str | int | bool, ...], _list(min_length=1), Tag("a list")]
+        | Annotated[Share, Tag("one")],
+        Discriminator(_one_or_many),
+    ] = Field(
+        description="The values of the rows that choose the best epoch, or the share of the training rows to "
+        "take for that.",
+    )
+    test: Annotated[tuple[str | int | bool, ...], _list(min_length=1)] = Field(
+        description="The values of the rows that are held out for the final score."
+    )
+    seed: Seed = Field(default=0, description="Which rows are taken when `valid` is a share.")
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        # Compared as text, as the column's values are: 1 and "1" name the same rows.
+        both = {str(v) for v in self.test} & {str(v) for v in _values(self.valid)}
+        if both:
+            raise conflict(
+                f"{', '.join(sorted(both))} stands in valid and in test",
+                at="valid",
+                hint="Each value belongs to one of the two; the others train.",
+            )
+        return self
+
+
+class FractionSplit(Section):
+    """Shares of the rows are held out."""
+
+    by: Literal["hash", "stratified"] = Field(
+        description="hash: by the row's id or content, in whatever order; stratified: label by label."
+    )
+    valid: Share = Field(description="The share of the rows that choose the best epoch.")
+    test: Share = Field(description="The share of the rows that are held out for the final score.")
+    seed: Seed = Field(default=0, description="Another seed takes other rows.")
+
+    @model_validator(mode="after")
+    def _some_train(self) -> Self:
+        if self.valid + self.test >= 1:
+            raise conflict(
+                f"valid {self.valid:g} and test {self.test:g} leave nothing to train on",
+                at="valid",
+                hint="Their sum must be below 1.",
+            )
+        return self
+
+
+def _values(valid: object) -> tuple[object, ...]:
+    return valid if isinstance(valid, tuple) else ()
+
+
+def _split_kind(value: object) -> str | None:
+    if isinstance(value, ColumnSplit):
+        return "split by column"
+    if isinstance(value, FractionSplit):
+        return "split by share"
+    if not isinstance(value, dict) or ("column" in value) == ("by" in value):
+        return None
+    return "split by column" if "column" in value else "split by share"
+
+
+Split = Annotated[
+    Annotated[ColumnSplit, Tag("split by column")] | Annotated[FractionSplit, Tag("split by share")],
+    Discriminator(
+        _split_kind,
+        custom_error_type="conflict",
+        custom_error_message="expected a mapping with either `column` or `by`",
+    ),
+]
+
+Paths = Annotated[
+    Annotated[str, Field(min_length=1), Tag("one")]
+    | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], _list(min_length=1), Tag("a list")],
+    Discriminator(_one_or_many),
+]
+
+
+class DataSettings(Section):
+    """What a row is, and which rows train, choose the best epoch, and test."""
+
+    path: Paths = Field(
+        description="A file, a folder, a glob, or a list of them; relative to the settings file that says so."
+    )
+    format: Literal["auto", "parquet"] = Field(
+        default="auto", description="The files' format; auto: by their names."
+    )
+    layout: Literal["sequence"] = Field(
+        default="sequence", description="How rows make sequences: one row is one sequence."
+    )
+    id: Column | None = Field(
+        default=None, description="The column that names a row, kept as text; null: rows have no names."
+    )
+    inputs: Annotated[tuple[NumericInput, ...], _list(min_length=1)] = Field(
+        description="The columns that the network reads at each time step."
+    )
+    context: Annotated[tuple[str, ...], _list(max_length=0)] = Field(
+        default=(), description="Features of the whole sequence beside its steps; none are supported yet."
+    )
+    target: TargetSettings = Field(description="What the model learns to say.")
+    split: Split = Field(description="Which rows train, which choose the best epoch, and which test.")
+    max_length: None = Field(
+        default=None, description="Where longer sequences would be cut; null: they stay whole."
+    )
+    on_bad_row: Literal["fail", "drop"] = Field(
+        default="fail",
+        description="fail: stop and list the bad rows; drop: keep them aside with the reason and go on.",
+    )
+
+    @model_validator(mode="after")
+    def _columns_apart(self) -> Self:
+        roles = {self.target.column: "the target"}
+        if self.id is not None:
+            if self.id in roles:
+                raise conflict(f"the column {self.id!r} is already the target", at="id")
+            roles[self.id] = "the id"
+        for index, column in enumerate(each.column for each in self.inputs):
+            if column in roles:
+                raise conflict(
+                    f"the column {column!r} is already {roles[column]}", at=f"inputs.{index}.column"
+                )
+            roles[column] = "an input"
+        return self
+
+
+class DropoutSettings(Section):
+    """Which share of the values is left out at random while training."""
+
+    input: Rate = Field(default=0.0, description="Of each step's features, before the first layer.")
+    output: Rate = Field(default=0.0, description="Of each layer's outputs.")
+    recurrent: Rate = Field(
+        default=0.0,
+        description="Of the state passed from step to step; on a GPU this rules out the fast cuDNN kernels.",
+    )
+
+
+class ModelSettings(Section):
+    """The network: recurrent layers, and a softmax per step or per sequence."""
+
+    cell: Literal["gru", "lstm"] = Field(default="gru", description="The recurrent cell.")
+    units: int = Field(
+        default=128, ge=1, le=16_384, description="The width of each layer, in each direction."
+    )
+    layers: int = Field(default=1, ge=1, le=64, description="How many recurrent layers stand on one another.")
+    bidirectional: bool = Field(
+        default=False, description="Whether each layer also reads the sequence backwards."
+    )
+    unroll: bool = Field(
+        default=False,
+        description="Whether the loop over time is written out: quicker for short sequences of one length.",
+    )
+    dropout: DropoutSettings = Field(
+        default=DropoutSettings(), description="What is left out at random while training."
+    )
+    readout: Literal["last", "mean", "max"] = Field(
+        default="last",
+        description="What a classifier reads: the last step's output, or the mean or maximum of all.",
+    )
+    crf: Literal[False] = Field(
+        default=False, description="A layer that scores label pairs; not supported yet."
+    )
+
+
+class EarlyStopping(Section):
+    """What is watched on the validation rows."""
+
+    metric: Metric = Field(default="loss", description="Picks the best epoch, whose weights are kept.")
+    patience: int | None = Field(
+        default=3,
+        ge=1,
+        le=1_000_000,
+        description="Epochs without a better value before training stops; null: never.",
+    )
+
+
+def _stopping(value: object) -> object:
+    return EarlyStopping(patience=None) if value is None else value
+
+
+class TrainSettings(Section):
+    """How the network learns."""
+
+    epochs: int = Field(
+        default=10, ge=1, le=1_000_000, description="How often training passes over all training rows."
+    )
+    batch_size: int = Field(
+        default=64, ge=1, le=1_000_000, description="Sequences per step, over all devices together."
+    )
+    optimizer: Literal["adam", "sgd", "rmsprop"] = Field(
+        default="adam", description="The rule that moves the weights."
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=100, description="The size of a move, at its largest."
+    )
+    momentum: Rate = Field(
+        default=0.0, description="What a move keeps of the one before; for sgd and rmsprop."
+    )
+    schedule: Literal["constant", "cosine", "exponential"] = Field(
+        default="constant", description="How the learning rate falls over the whole training."
+    )
+    warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000_000,
+        description="Steps over which the learning rate first rises from zero.",
+    )
+    clip_norm: float | None = Field(
+        default=1.0,
+        gt=0,
+        description="The longest gradient, over all weights together; longer ones are cut; null: none are.",
+    )
+    loss_mean: Literal["step", "sequence"] = Field(
+        default="step",
+        description="What weighs the same in a labeller's loss: each real time step, or each sequence.",
+    )
+    early_stopping: Annotated[
+        EarlyStopping, BeforeValidator(_stopping, json_schema_input_type=EarlyStopping | None)
+    ] = Field(
+        default=EarlyStopping(patience=None),
+        description="What picks the best epoch and ends training early; left out or null: the loss picks, "
+        "and training runs to the end.",
+    )
+    precision: Literal["float32"] = Field(
+        default="float32", description="The numbers that the network computes with."
+    )
+    seed: Seed = Field(default=0, description="First weights, order of rows and dropout follow from it.")
+    devices: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu:[1-9]\d{0,2}|gpu:([1-9]\d{0,2}|all))$",
+        description="What trains: auto (the GPUs if there are any), cpu:N, gpu:N or gpu:all.",
+    )
+    nodes: Literal[1] = Field(default=1, description="How many machines train together.")
+    checkpoint_seconds: float = Field(
+        default=60.0, gt=0, le=86_400, description="Seconds between checkpoints in the middle of an epoch."
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, le=1_000, description="How many of the latest checkpoints are kept."
+    )
+
+    @model_validator(mode="after")
+    def _momentum_has_effect(self) -> Self:
+        if self.optimizer == "adam" and self.momentum:
+            raise conflict(
+                "momentum has no effect with adam",
+                at="momentum",
+                hint="Use optimizer sgd or rmsprop, or leave it out.",
+            )
+        return self
+
+
+class EvaluateSettings(Section):
+    """What is reported about the model."""
+
+    bootstrap: int = Field(
+        default=1_000,
+        ge=100,
+        le=100_000,
+        description="How often sequences are drawn again for the intervals.",
+    )
+    slices: Annotated[tuple[Literal["length"], ...], _list()] = Field(
+        default=("length",), description="What the scores are also shown by."
+    )
+
+
+def _has_floor(value: object) -> object:
+    if value in SMALLER_IS_BETTER:
+        raise conflict(f"{value} is better when it is smaller, so it has no floor")
+    return value
+
+
+FloorMetric = Annotated[Literal["accuracy", "macro_f1", "sequence_accuracy"], BeforeValidator(_has_floor)]
+
+
+class GateSettings(Section):
+    """What a model must reach to be promoted."""
+
+    floors: dict[FloorMetric, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default={}, description="For each metric named, the least value on the test rows."
+    )
+    better_on: Metric = Field(
+        default="accuracy", description="The metric on which it must beat the champion."
+    )
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="How sure the comparison and the intervals are."
+    )
+
+
+class RegisterSettings(Section):
+    """Where the model goes in the registry."""
+
+    alias: str = Field(
+        default="champion",
+        pattern=r"^[a-z][a-z0-9_-]{0,62}$",
+        description="The alias that a promoted version gets: lower-case letters, digits, `-` and `_`; "
+        "MLflow keeps `latest` and `v1`, `v2`, … for itself.",
+    )
+
+    @field_validator("alias")
+    @classmethod
+    def _free(cls, alias: str) -> str:
+        if alias == "latest" or (alias[0] == "v" and alias[1:].isdigit()):
+            raise conflict(
+                f"MLflow keeps {alias!r} for itself", hint="Choose another word, such as champion."
+            )
+        return alias
+
+
+class Settings(Section):
+    """Everything about one model, from its rows to its alias."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        description="The registered model's name: lower-case letters, digits, `-` and `_`, at most 63.",
+    )
+    task: Literal["classification", "labelling"] = Field(
+        description="classification: one label per sequence; labelling: one per time step."
+    )
+    data: DataSettings = Field(description="What a row is, and which rows train, choose and test.")
+    model: ModelSettings = Field(default=ModelSettings(), description="The network.")
+    train: TrainSettings = Field(default=TrainSettings(), description="How the network learns.")
+    tune: None = Field(default=None, description="A search over settings; not supported yet.")
+    evaluate: EvaluateSettings = Field(
+        default=EvaluateSettings(), description="What is reported about the model."
+    )
+    gate: GateSettings = Field(default=GateSettings(), description="What a model must reach to be promoted.")
+    registration: RegisterSettings = Field(
+        default=RegisterSettings(), alias="register", description="Where the model goes in the registry."
+    )
+
+    # Field by field, not over the whole: so a fault elsewhere does not hide these.
+    @field_validator("data", "model", "train", "gate")
+    @classmethod
+    def _fits_task(cls, section: Any, info: ValidationInfo) -> Any:
+        task = info.data.get("task")
+        if isinstance(section, DataSettings) and task == "labelling":
+            _refuse_stratified_labels(section)
+        if isinstance(section, ModelSettings) and task == "labelling" and section.readout != "last":
+            raise conflict(
+                f"a labeller has no readout, so {section.readout!r} has no effect",
+                at="readout",
+                hint="Leave readout out.",
+            )
+        if isinstance(section, TrainSettings) and task == "classification":
+            _refuse_sequence_accuracy(section.early_stopping.metric, at="early_stopping.metric")
+        if isinstance(section, GateSettings) and task == "classification":
+            _refuse_sequence_accuracy(section.better_on, at="better_on")
+            for metric in section.floors:
+                _refuse_sequence_accuracy(metric, at=f"floors.{metric}")
+        return section
+
+
+def _refuse_sequence_accuracy(metric: str, *, at: str) -> None:
+    if metric == "sequence_accuracy":
+        raise conflict(
+            "sequence_accuracy is for labelling",
+            at=at,
+            hint="A classifier's accuracy is already per sequence.",
+        )
+
+
+def _refuse_stratified_labels(data: DataSettings) -> None:
+    if isinstance(data.split, FractionSplit) and data.split.by == "stratified":
+        raise conflict(
+            "stratified needs one label per sequence, and labelling has one per step",
+            at="split.by",
+            hint="Use by: hash.",
+        )
