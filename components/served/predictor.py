@@ -1,0 +1,193 @@
+"""A frozen model and its encoding, answering raw rows.
+
+    bundle/
+      bundle.json      what it is, and the SHA-256 of every other file
+      encoding.json    raw rows to numbers, classes to labels
+      model/           SavedModel: (x (B, T, F), length (B,)) to log probabilities
+      code/            a copy of this package, so that the bundle needs nothing else
+
+Letters: n rows, S all steps, B batch, T padded time, F features, C classes.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .encoding import Encoding, flatten_rows
+from .seals import verify
+
+MAX_BATCH_STEPS = 1 << 14
+MAX_BATCH_ROWS = 1 << 11
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+class Predictor:
+    """An opened bundle. Whatever the batches inside, a row's answer is the same to 1e-6."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Check every file of the bundle, then load the model.
+
+        Raises:
+            CorruptBundle: a file is missing, changed or not listed.
+        """
+        folder = Path(folder)
+        self.about = verify(folder)
+        self.encoding = Encoding.from_json(json.loads((folder / "encoding.json").read_text("utf8")))
+        self.id_column: str | None = self.about["id"]
+        self._labels = np.array(self.encoding.labels, object)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        import tensorflow as tf
+
+        # The signature alone does not keep the variables alive.
+        self._model = tf.saved_model.load(str(folder / "model"))
+        self._serve = self._model.signatures["serving_default"]
+        self._tensor = tf.constant
+
+    @property
+    def per_step(self) -> bool:
+        """Whether every step has its own label."""
+        return self.encoding.task == "labelling"
+
+    def predict(self, rows: Any, *, n_best: int = 0, distribution: bool = False) -> dict[str, list[Any]]:
+        """One answer per raw row, in the order given, as columns of plain Python values.
+
+        Args:
+            rows: columns by name, a data frame, or a list of records; each with every input's column.
+            n_best: also the n most probable labels, best first, with their probabilities.
+            distribution: also the probability of every label, in the order of `encoding.labels`.
+
+        Raises:
+            ValueError: naming the column, row, step and feature that do not fit.
+        """
+        columns = _columns(rows, [part.column for part in self.encoding.inputs], self.id_column)
+        x, lengths = self._encode(columns)
+        answers = self.decode(
+            self.predict_encoded(x, lengths), lengths, n_best=n_best, distribution=distribution
+        )
+        if self.id_column is not None and self.id_column in columns:
+            return {"id": [_text(value) for value in columns[self.id_column]], **answers}
+        return answers
+
+    def predict_encoded(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Log probabilities of encoded sequences laid end to end: (S, C) for labelling, else (n, C), float32.
+
+        Args:
+            x: (S, F) float32.
+            lengths: steps of each sequence, (n,), at least 1.
+        """
+        lengths = np.asarray(lengths, np.int64)
+        if len(lengths) and lengths.min() < 1:
+            raise ValueError(f"row {int(lengths.argmin())}: empty sequence, expected at least 1 step")
+        size = int(lengths.sum()) if self.per_step else len(lengths)
+        result = np.empty((size, self.encoding.num_classes), np.float32)
+        stops = np.cumsum(lengths)
+        starts = stops - lengths
+        for rows in batches(lengths):
+            padded = np.zeros((len(rows), int(lengths[rows].max()), self.encoding.num_features), np.float32)
+            for place, row in enumerate(rows):
+                padded[place, : lengths[row]] = x[starts[row] : stops[row]]
+            output = self._run(padded, lengths[rows].astype(np.int32))
+            if not self.per_step:
+                result[rows] = output
+                continue
+            for place, row in enumerate(rows):
+                result[starts[row] : stops[row]] = output[place, : lengths[row]]
+        return result
+
+    def decode(
+        self,
+        log_probabilities: np.ndarray,
+        lengths: np.ndarray,
+        *,
+        n_best: int = 0,
+        distribution: bool = False,
+    ) -> dict[str, list[Any]]:
+        """Answers from what `predict_encoded` gave: see `predict`."""
+        if not 0 <= n_best <= self.encoding.num_classes:
+            raise ValueError(
+                f"n_best is {n_best}, expected 0 to {self.encoding.num_classes} (the number of labels)"
+            )
+        probabilities = np.exp(log_probabilities.astype(np.float64))
+        best = log_probabilities.argmax(axis=1)
+        names = ("labels", "probabilities") if self.per_step else ("label", "probability")
+        flat = dict(zip(names, (self._labels[best], probabilities[np.arange(len(best)), best]), strict=True))
+        if n_best:
+            order = np.argsort(-log_probabilities, axis=1, kind="stable")[:, :n_best]
+            flat["n_best_labels"] = self._labels[order]
+            flat["n_best_probabilities"] = np.take_along_axis(probabilities, order, axis=1)
+        if distribution:
+            flat["distribution"] = probabilities
+        if not self.per_step or not len(lengths):
+            return {name: values.tolist() for name, values in flat.items()}
+        cuts = np.cumsum(lengths)[:-1]
+        return {name: [part.tolist() for part in np.split(values, cuts)] for name, values in flat.items()}
+
+    def _encode(self, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+        """All inputs as (S, F) float32, and the lengths (n,)."""
+        values: dict[str, np.ndarray] = {}
+        lengths: dict[str, np.ndarray] = {}
+        for part in self.encoding.inputs:
+            values[part.column], lengths[part.column] = flatten_rows(
+                columns[part.column], column=part.column, features=part.features
+            )
+        first, *others = lengths
+        for other in others:
+            if len(lengths[first]) != len(lengths[other]):
+                raise ValueError(
+                    f"{other!r} has {len(lengths[other])} rows, {first!r} has {len(lengths[first])}"
+                )
+            for row in np.flatnonzero(lengths[first] != lengths[other])[:1]:
+                raise ValueError(
+                    f"row {row}: {other!r} has {lengths[other][row]} steps,"
+                    f" {first!r} has {lengths[first][row]}"
+                )
+        return self.encoding.encode(values), lengths[first]
+
+    def _run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return self._serve(x=self._tensor(x), length=self._tensor(lengths))["log_probabilities"].numpy()
+
+
+def batches(
+    lengths: np.ndarray, *, max_steps: int = MAX_BATCH_STEPS, max_rows: int = MAX_BATCH_ROWS
+) -> list[np.ndarray]:
+    """Every row once, like lengths together, each batch within the caps but never empty."""
+    order = np.argsort(lengths, kind="stable")
+    found: list[np.ndarray] = []
+    start = 0
+    for stop in range(1, len(order) + 1):
+        full = stop - start == max_rows
+        if stop == len(order) or full or (stop + 1 - start) * lengths[order[stop]] > max_steps:
+            found.append(order[start:stop])
+            start = stop
+    return found
+
+
+def _columns(rows: Any, inputs: Sequence[str], id_column: str | None) -> Columns:
+    """The inputs' columns, and the id's where there is one, from columns, a data frame or records."""
+    wanted = [*inputs, *([id_column] if id_column is not None else [])]
+    if isinstance(rows, Mapping) or hasattr(rows, "columns"):
+        columns = {name: list(rows[name]) for name in wanted if name in rows}
+        received = list(rows)
+    else:
+        received = list(dict.fromkeys(name for row in rows for name in _record(row))) or list(inputs)
+        columns = {name: [row.get(name) for row in rows] for name in wanted if name in received}
+    if lacking := [name for name in inputs if name not in columns]:
+        raise ValueError(f"missing columns {lacking}; received {received}")
+    return columns
+
+
+def _record(row: Any) -> Mapping[str, Any]:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"received a row of type {type(row).__name__}, expected a record of columns by name")
+    return row
+
+
+def _text(value: Any) -> str | None:
+    if value is None or type(value).__name__ == "NAType":  # pandas.NA, without importing pandas
+        return None
+    return None if isinstance(value, float) and value != value else str(value)

@@ -1,0 +1,180 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from components import bundles
+from components.served.predictor import MAX_BATCH_ROWS, MAX_BATCH_STEPS, Predictor, batches
+
+LABELLED = [[[0, 1]], [[2, 3], [0, 0], [1, 1]], [[5, 5], [1, 0]]]
+
+
+@pytest.fixture(scope="module")
+def labeller(make_bundle, tmp_path_factory):
+    return bundles.open(make_bundle(tmp_path_factory.mktemp("labeller") / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def classifier(make_bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier") / "bundle"
+    return bundles.open(make_bundle(folder, task="classification", columns=[("x", 1)], labels=("9", "07")))
+
+
+def long_rows(rng, n, longest=40):
+    return [rng.normal(size=(t, 2)) for t in rng.integers(1, longest + 1, n)]
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        if "prob" in name or name == "distribution":
+            for a, b in zip(one[name], other[name], strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
+        else:
+            assert one[name] == other[name]
+
+
+def test_a_labeller_answers_each_step_of_each_row_in_order(labeller):
+    answers = labeller.predict({"frames": LABELLED})
+    assert list(answers) == ["labels", "probabilities"]
+    assert [len(labels) for labels in answers["labels"]] == [1, 3, 2]
+    assert {label for labels in answers["labels"] for label in labels} <= {"a", "b", "c"}
+    assert all(1 / 3 <= p <= 1 for row in answers["probabilities"] for p in row)
+
+
+def test_a_classifier_answers_once_per_row_with_its_labels_as_text(classifier):
+    answers = classifier.predict({"x": [[1, 2, 3], [4]]})
+    assert list(answers) == ["label", "probability"]
+    assert set(answers["label"]) <= {"9", "07"}
+    assert all(0.5 <= p <= 1 for p in answers["probability"])
+
+
+def test_flat_and_nested_steps_of_one_feature_are_the_same(classifier):
+    assert classifier.predict({"x": [[1, 2], [3]]}) == classifier.predict({"x": [[[1], [2]], [[3]]]})
+
+
+def test_answers_do_not_depend_on_the_company_a_row_is_in(labeller):
+    rows = long_rows(np.random.default_rng(1), 60)
+    together = labeller.predict({"frames": rows}, distribution=True)
+    for i, row in enumerate(rows):
+        alone = labeller.predict({"frames": [row]}, distribution=True)
+        assert_same(alone, {name: [values[i]] for name, values in together.items()})
+
+
+def test_answers_follow_the_rows_order(labeller):
+    rows = long_rows(np.random.default_rng(2), 30)
+    forward, backward = labeller.predict({"frames": rows}), labeller.predict({"frames": rows[::-1]})
+    assert_same(forward, {name: values[::-1] for name, values in backward.items()})
+
+
+def test_an_all_zero_step_counts_as_a_step(labeller):
+    answers = labeller.predict({"frames": [[[1, 1], [0, 0], [1, 1]], [[1, 1], [1, 1]]]}, distribution=True)
+    assert len(answers["labels"][0]) == 3
+    assert answers["distribution"][0][0] != answers["distribution"][1][0]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [np.array(row, np.uint8) for row in LABELLED],
+        [np.array(row, np.float64) for row in LABELLED],
+        [tuple(map(tuple, row)) for row in LABELLED],
+        [np.array([np.array(step, np.int16) for step in row] + [None], object)[:-1] for row in LABELLED],
+    ],
+    ids=["uint8", "float64", "tuples", "objects"],
+)
+def test_values_may_come_as_any_kind_of_number(labeller, rows):
+    assert_same(labeller.predict({"frames": rows}), labeller.predict({"frames": LABELLED}))
+
+
+def test_columns_data_frames_and_records_give_the_same(labeller):
+    ids = ["w1", "w2", "w3"]
+    columns = labeller.predict({"id": ids, "frames": LABELLED})
+    assert columns["id"] == ids
+    assert labeller.predict(pd.DataFrame({"id": ids, "frames": LABELLED})) == columns
+    records = [{"id": i, "frames": row, "more": 1} for i, row in zip(ids, LABELLED, strict=True)]
+    assert labeller.predict(records) == columns
+
+
+def test_ids_are_text_and_missing_ones_stay_missing(labeller):
+    ids = ["007", 7, None, float("nan"), pd.NA]
+    answers = labeller.predict({"id": ids, "frames": [LABELLED[0]] * 5})
+    assert answers["id"] == ["007", "7", None, None, None]
+
+
+def test_ids_need_not_be_given(labeller):
+    assert "id" not in labeller.predict({"frames": LABELLED})
+
+
+def test_the_best_labels_come_first_and_agree_with_the_distribution(labeller, classifier):
+    answers = classifier.predict({"x": [[1, 2]]}, n_best=2, distribution=True)
+    assert answers["n_best_labels"][0][0] == answers["label"][0]
+    assert answers["n_best_probabilities"][0] == sorted(answers["distribution"][0], reverse=True)
+    assert math.isclose(sum(answers["distribution"][0]), 1, abs_tol=1e-6)
+    steps = labeller.predict({"frames": LABELLED}, n_best=1, distribution=True)
+    assert [[best[0] for best in row] for row in steps["n_best_labels"]] == steps["labels"]
+    assert [len(row) for row in steps["distribution"]] == [1, 3, 2]
+
+
+def test_more_best_labels_than_there_are_is_refused(labeller):
+    with pytest.raises(ValueError, match="n_best is 4, expected 0 to 3"):
+        labeller.predict({"frames": LABELLED}, n_best=4)
+
+
+@pytest.mark.parametrize(
+    "rows", [[], {"frames": []}, pd.DataFrame({"frames": []})], ids=["list", "dict", "frame"]
+)
+def test_no_rows_have_no_answers(labeller, rows):
+    assert labeller.predict(rows) == {"labels": [], "probabilities": []}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"frames": [LABELLED[0], []]}, "'frames', row 1: empty sequence"),
+        ({"frames": [[[1, 2], [3]]]}, "row 0, step 1"),
+        ({"frames": [[[1, math.nan]]]}, "row 0, step 0, feature 1"),
+        ({"frames": [LABELLED[0], [[1, 2], [None, 3]]]}, "row 1, step 1, feature 0"),
+        ({"pixels": LABELLED}, r"missing columns \['frames'\]; received \['pixels'\]"),
+        ([{"frames": LABELLED[0]}, [[1, 2]]], "received a row of type list"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named_with_its_place(labeller, rows, message):
+    with pytest.raises(ValueError, match=message):
+        labeller.predict(rows)
+
+
+def test_inputs_of_one_row_must_agree_in_their_steps(make_bundle, tmp_path):
+    predictor = bundles.open(make_bundle(tmp_path / "bundle", columns=[("x", 1), ("y", 2)]))
+    assert len(predictor.predict({"x": [[1, 2]], "y": [[[1, 2], [3, 4]]]})["labels"][0]) == 2
+    with pytest.raises(ValueError, match="row 0: 'y' has 1 steps, 'x' has 2"):
+        predictor.predict({"x": [[1, 2]], "y": [[[1, 2]]]})
+    with pytest.raises(ValueError, match="'y' has 2 rows, 'x' has 1"):
+        predictor.predict({"x": [[1]], "y": [[[1, 2]], [[1, 2]]]})
+
+
+def test_encoded_sequences_must_have_steps(labeller):
+    with pytest.raises(ValueError, match="row 1: empty sequence"):
+        labeller.predict_encoded(np.zeros((1, 2), np.float32), np.array([1, 0]))
+
+
+def test_every_row_is_in_one_batch_and_batches_keep_their_caps():
+    lengths = np.random.default_rng(3).integers(1, 500, 5000)
+    lengths[17] = 10 * MAX_BATCH_STEPS
+    found = batches(lengths)
+    assert sorted(np.concatenate(found)) == list(range(5000))
+    for rows in found:
+        assert len(rows) <= MAX_BATCH_ROWS
+        assert len(rows) * lengths[rows].max() <= MAX_BATCH_STEPS or len(rows) == 1
+
+
+def test_single_steps_are_batched_by_the_cap_on_rows():
+    assert [len(rows) for rows in batches(np.ones(MAX_BATCH_ROWS * 2 + 1, int))] == [MAX_BATCH_ROWS] * 2 + [1]
+
+
+def test_a_damaged_bundle_is_not_loaded(make_bundle, tmp_path):
+    folder = make_bundle(tmp_path / "bundle")
+    (folder / "encoding.json").write_text("{}", "utf8")
+    with pytest.raises(ValueError, match=r"encoding.json was changed"):
+        Predictor(folder)
