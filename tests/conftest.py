@@ -1,0 +1,86 @@
+"""What every test stands in: a quiet environment that no setting of the machine leaks into."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "NO_COLOR": "1",
+    "COLUMNS": "100",
+}
+LEAKS = ("RECURRA_", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "RAY_ADDRESS", "RAY_JOB", "RAY_AUTH")
+
+
+def pytest_configure() -> None:
+    """Before any test module is imported: TensorFlow and Ray read their environment only once."""
+    for name in [name for name in os.environ if name.startswith(LEAKS)]:
+        del os.environ[name]
+    os.environ.update(QUIET)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder that is also the current one."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Path]:
+    """Writes a small bundle with random weights and biases: a real network, never trained."""
+
+    def write(
+        folder: Path,
+        *,
+        task: str = "labelling",
+        labels: Sequence[str] = ("a", "b", "c"),
+        columns: Sequence[tuple[str, int]] = (("frames", 2),),
+        seed: int = 0,
+        id_column: str | None = "id",
+    ) -> Path:
+        import numpy as np
+
+        from components import bundles
+        from components.networks import models
+        from components.served.encoding import Encoding, NumericEncoding
+        from conf.schema import ModelSettings
+
+        inputs = [
+            NumericEncoding(column, features, "standard", (0.5,) * features, (2.0,) * features)
+            for column, features in columns
+        ]
+        encoding = Encoding(task, tuple(inputs), tuple(labels))
+        network = models.build(
+            ModelSettings(cell="gru", units=4, bidirectional=True),
+            task=task,
+            num_features=encoding.num_features,
+            num_classes=encoding.num_classes,
+            seed=seed,
+        )
+        rng = np.random.default_rng(seed)
+        network.load([rng.normal(size=value.shape).astype(np.float32) for value in network.weights()])
+        bundles.write(
+            folder,
+            export=lambda path: models.export(network, path),
+            encoding=encoding,
+            name="small",
+            epoch=3,
+            metrics={"accuracy": 0.5},
+            id_column=id_column,
+        )
+        return folder
+
+    return write

@@ -1,0 +1,79 @@
+"""The documents are true: generated pages are fresh, links lead somewhere, every name in them exists."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from conf.schema import Section, Settings
+from pipeline.cli import recurra
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+COMMAND_LINE = re.compile(r"^(?:\$ )?(?:\.venv/bin/)?recurra ([a-z]+)(.*)$", re.MULTILINE)
+
+
+def documents(root: Path) -> list[Path]:
+    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def test_the_reference_is_what_the_commands_and_the_schema_say(root: Path) -> None:
+    command = [sys.executable, "scripts/reference.py", "--check"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_between_documents_lead_somewhere(root: Path) -> None:
+    broken = []
+    for document in documents(root):
+        for target in LINK.findall(document.read_text("utf8")):
+            if "://" not in target and not (document.parent / target).exists():
+                broken.append(f"{document.relative_to(root)}: {target}")
+    assert not broken
+
+
+def test_every_page_can_be_reached_from_the_index(root: Path) -> None:
+    reached, waiting = set(), [root / "docs" / "index.md"]
+    while waiting:
+        page = waiting.pop().resolve()
+        if page in reached or page.suffix != ".md":
+            continue
+        reached.add(page)
+        targets = LINK.findall(page.read_text("utf8"))
+        waiting += [page.parent / target for target in targets if "://" not in target]
+    assert {page.resolve() for page in (root / "docs").rglob("*.md")} <= reached
+
+
+def test_every_command_and_option_is_named(root: Path) -> None:
+    text = (root / "docs" / "reference" / "commands.md").read_text("utf8")
+    for name, command in recurra.commands.items():
+        assert f"\n## {name}\n" in text
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert all(f"`{option}`" in text for option in parameter.opts), name
+
+
+def test_commands_shown_exist_with_their_options(root: Path) -> None:
+    for document in documents(root):
+        for name, rest in COMMAND_LINE.findall(document.read_text("utf8")):
+            assert name in recurra.commands, f"{document.name}: recurra {name}"
+            known = {option for parameter in recurra.commands[name].params for option in parameter.opts}
+            for option in re.findall(r"(?<= )--?[a-z-]+", rest.partition("#")[0]):
+                assert option in known | {"--help"}, f"{document.name}: recurra {name} {option}"
+
+
+def sections(model: type[Section], above: str = "") -> Iterator[str]:
+    """Dotted keys of all settings, as a user writes them."""
+    for name, field in model.model_fields.items():
+        key = above + (field.alias or name)
+        yield key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from sections(field.annotation, f"{key}.")
+
+
+@pytest.mark.parametrize("key", sections(Settings))
+def test_every_setting_is_named(root: Path, key: str) -> None:
+    assert f"`{key}`" in (root / "docs" / "reference" / "settings.md").read_text("utf8")
