@@ -1,0 +1,182 @@
+"""Prepared sequences opened for training: flat arrays, cut into padded batches that carry their lengths.
+
+    steps   x  [ s0 s0 s0 | s1 | s2 s2 ]      (S, F) float32, already encoded
+    offsets    [ 0          3    4       6 ]  (n + 1,)
+    batch   x  (B, T, F) zero-filled on the right, lengths (B,), targets, weights (B,)
+
+Letters: S all steps, n sequences, B batch, T padded time, F features.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.served.encoding import Encoding
+
+MAX_RESIDENT_BYTES = 1 << 30
+
+Plan = list[np.ndarray]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences padded to one length. Filler rows have length 1, target 0 and weight 0."""
+
+    rows: np.ndarray  # (B,) place in the set, -1 for filler
+    x: np.ndarray  # (B, T, F) float32
+    lengths: np.ndarray  # (B,) int32, at least 1
+    targets: np.ndarray  # (B, T) or (B,) int32
+    weights: np.ndarray  # (B,) float32: what a row's summed loss is multiplied with
+
+    @property
+    def num_steps(self) -> int:
+        """Real steps, filler not counted."""
+        return int(self.lengths[self.rows >= 0].sum())
+
+
+@dataclass(frozen=True)
+class SequenceSet:
+    """All sequences of one split."""
+
+    x: np.ndarray  # (S, F) float32
+    offsets: np.ndarray  # (n + 1,) int64
+    y: np.ndarray  # (S,) for labelling, (n,) for classification, int32
+    row: np.ndarray  # (n,) int64, place in the source
+    ids: pa.StringArray
+    per_step: bool
+
+    @classmethod
+    def open(cls, folder: Path, encoding: Encoding) -> "SequenceSet":
+        """Read a prepared split (`data/train`, `data/valid`, `data/test`) and encode it.
+
+        Sets larger than 1 GiB are laid out in a scratch file and paged in by the system, so memory stays
+        bounded.
+        """
+        split = json.loads((folder.parent / "manifest.json").read_text("utf8"))["splits"][folder.name]
+        n, num_steps = split["rows"], split["steps"]
+        per_step = encoding.task == "labelling"
+        x = _allocate((num_steps, encoding.num_features))
+        y = np.empty(num_steps if per_step else n, np.int32)
+        lengths = np.empty(n, np.int64)
+        row = np.empty(n, np.int64)
+        ids: list[pa.Array] = []
+        at = step = 0
+        for shard in split["shards"]:
+            for batch in pq.ParquetFile(folder / Path(shard["file"]).name).iter_batches(batch_size=8192):
+                table = {name: batch.column(name) for name in batch.schema.names}
+                size, steps = len(batch), int(np.sum(table["length"].to_numpy()))
+                lengths[at : at + size] = table["length"].to_numpy()
+                row[at : at + size] = table["row"].to_numpy()
+                ids.append(table["id"].cast(pa.string()))
+                columns = {
+                    part.column: _values(table[f"x{i}"]).reshape(steps, part.features)
+                    for i, part in enumerate(encoding.inputs)
+                }
+                x[step : step + steps] = encoding.encode(columns)
+                if per_step:
+                    y[step : step + steps] = _values(table["y"])
+                else:
+                    y[at : at + size] = table["y"].to_numpy()
+                at, step = at + size, step + steps
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return cls(x, offsets, y, row, pa.concat_arrays(ids) if ids else pa.array([], pa.string()), per_step)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Steps of each sequence, (n,) int64."""
+        return np.diff(self.offsets)
+
+    def targets(self, index: int) -> np.ndarray:
+        """Class indices of one sequence: (T,) or (1,)."""
+        return self.y[self.offsets[index] : self.offsets[index + 1]] if self.per_step else self.y[[index]]
+
+    def batch(
+        self, rows: np.ndarray, *, loss_mean: str = "step", multiple_of: int = 1, pad_to: int | None = None
+    ) -> Batch:
+        """The given rows as one padded batch.
+
+        Args:
+            rows: places in the set, (b,).
+            loss_mean: `step` weights every real step alike, `sequence` every sequence.
+            multiple_of: filler rows are added until the batch is a multiple of this (replicas).
+            pad_to: padded length; the longest of the rows when not given.
+        """
+        size = -(-len(rows) // multiple_of) * multiple_of
+        lengths = np.ones(size, np.int32)
+        lengths[: len(rows)] = self.offsets[rows + 1] - self.offsets[rows]
+        padded = int(pad_to or lengths.max())
+        x = np.zeros((size, padded, self.x.shape[1]), np.float32)
+        targets = np.zeros((size, padded) if self.per_step else size, np.int32)
+        for i, (start, stop) in enumerate(zip(self.offsets[rows], self.offsets[rows + 1], strict=True)):
+            x[i, : stop - start] = self.x[start:stop]
+            if self.per_step:
+                targets[i, : stop - start] = self.y[start:stop]
+        if not self.per_step:
+            targets[: len(rows)] = self.y[rows]
+        weights = np.zeros(size, np.float32)
+        weights[: len(rows)] = self._weights(lengths[: len(rows)], loss_mean)
+        places = np.full(size, -1, np.int64)
+        places[: len(rows)] = rows
+        return Batch(places, x, lengths, targets, weights)
+
+    def _weights(self, lengths: np.ndarray, loss_mean: str) -> np.ndarray:
+        if not self.per_step:
+            return np.full(len(lengths), 1.0 / len(lengths))
+        if loss_mean == "sequence":
+            return 1.0 / (lengths * len(lengths))
+        return np.full(len(lengths), 1.0 / lengths.sum())
+
+
+def training_plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> Plan:
+    """Rows of every batch of one epoch: like lengths together, yet random.
+
+    A pure function of its arguments, so a position in it is (epoch, batch). Sequences are sorted by a
+    length blurred with noise: strict buckets made batches of like words and cost accuracy per epoch on
+    OCR letters. The one partial batch stands anywhere.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    blur = rng.uniform(0.0, 3.0 + 0.25 * lengths)
+    order = np.lexsort((rng.permutation(len(lengths)), lengths + blur))
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def static_lengths(lengths: np.ndarray, *, most: int = 8) -> np.ndarray:
+    """At most `most` padded lengths that cover all sequences, for graphs unrolled to a fixed length."""
+    return np.unique(np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")).astype(np.int64)
+
+
+def ahead(build: Callable[[np.ndarray], T], plan: Sequence[np.ndarray]) -> Iterator[T]:
+    """`build(rows)` for each batch of the plan, one batch ahead of its consumer, in a thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        futures = [pool.submit(build, rows) for rows in plan[:1]]
+        for rows in plan[1:]:
+            futures.append(pool.submit(build, rows))
+            yield futures.pop(0).result()
+        for future in futures:
+            yield future.result()
+
+
+def _values(column: pa.ListArray) -> np.ndarray:
+    return column.flatten().to_numpy(zero_copy_only=False)
+
+
+def _allocate(shape: tuple[int, int]) -> np.ndarray:
+    size = 4 * shape[0] * shape[1]
+    if size <= MAX_RESIDENT_BYTES:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(prefix="recurra-") as file:
+        file.truncate(size)
+        return np.memmap(file, np.float32, "r+", shape=shape)

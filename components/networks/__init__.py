@@ -1,0 +1,1 @@
+"""Recurrent networks: layers, losses and the models built from them."""
