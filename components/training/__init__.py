@@ -1,0 +1,1 @@
+"""Training: devices, optimizers, steps, checkpoints and the loop that yields progress."""

@@ -1,0 +1,327 @@
+"""The loop: `fit` checks and builds when called, then yields what happens.
+
+    for progress in fit(train, valid, ...):     # the caller logs, draws, reports, decides
+        ...
+
+It knows no tracker, no bar and no cluster. Stopping early is the caller's `break`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from components.data.batches import (
+    Batch,
+    SequenceSet,
+    ahead,
+    static_lengths,
+    training_plan,
+)
+from components.errors import TrainingDiverged
+from components.metrics import METRICS, Tally
+from components.networks import models
+from components.served.predictor import batches
+from components.training import optimizers, strategy
+from components.training.checkpoints import Checkpoints
+from components.training.steps import Steps
+from conf.schema import ModelSettings, TrainSettings
+
+REPORT_EVERY_SECONDS = 0.5
+MAX_UNREAD_LOSSES = 50
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One thing that happened in training."""
+
+    kind: Literal["resumed", "step", "epoch", "stopped"]
+    epoch: int  # finished epochs
+    step: int  # finished optimizer steps
+    num_epochs: int
+    num_steps_done: int  # real time steps of this epoch so far
+    num_steps: int  # real time steps of an epoch
+    loss: float = math.nan  # training loss of this epoch so far
+    metrics: dict[str, float] = field(default_factory=dict)  # on the validation split, once per epoch
+    steps_per_second: float = 0.0  # real time steps
+    is_best: bool = False
+    history: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass
+class _Position:
+    """Where a run is: saved with every checkpoint, enough to go on from."""
+
+    epoch: int = 0  # the epoch being trained, from 0
+    batch: int = 0  # batches of it done
+    step: int = 0
+    loss_sum: float = 0.0  # of the epoch so far
+    weight: int = 0  # what loss_sum is divided by: real steps, or sequences
+    num_steps_done: int = 0
+    seconds: float = 0.0  # of the epoch so far
+    step_seconds: float = 0.0  # of those, inside training steps
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def is_better(metric: str, value: float, than: float | None) -> bool:
+    """Whether a score beats the best so far; NaN never does, a first number does."""
+    if math.isnan(value):
+        return False
+    if than is None:
+        return True
+    return value > than if METRICS[metric].higher_is_better else value < than
+
+
+def epochs_without_gain(history: list[dict[str, Any]], metric: str) -> int:
+    """Finished epochs since the best one by `metric` on the validation split."""
+    best, since = None, 0
+    for entry in history:
+        value = entry["valid"][metric]
+        best, since = (value, 0) if is_better(metric, value, best) else (best, since + 1)
+    return since
+
+
+def fit(
+    train: SequenceSet,
+    valid: SequenceSet,
+    *,
+    task: str,
+    num_classes: int,
+    model: ModelSettings,
+    training: TrainSettings,
+    checkpoints: Checkpoints,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """Train from the newest checkpoint, or from the start, and yield progress.
+
+    Yields `resumed` first where there was a checkpoint, `step` about twice a second, `epoch` after each
+    validation, and `stopped` once `should_stop()` is true, after a checkpoint. The best epoch by
+    `training.early_stopping.metric` is kept as the best checkpoint.
+
+    Raises:
+        TrainingDiverged: the loss became NaN or infinite; no checkpoint holds such weights.
+        ClusterError: the devices asked for are not there.
+        CheckpointError: the checkpoints belong to other settings, or all are damaged.
+    """
+    run = _Run(train, valid, task, num_classes, model, training, checkpoints, should_stop)
+    return run.epochs()
+
+
+class _Run:
+    def __init__(
+        self,
+        train: SequenceSet,
+        valid: SequenceSet,
+        task: str,
+        num_classes: int,
+        model: ModelSettings,
+        training: TrainSettings,
+        checkpoints: Checkpoints,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.train, self.valid, self.task, self.num_classes = train, valid, task, num_classes
+        self.training, self.checkpoints, self.should_stop = training, checkpoints, should_stop
+        self.metric = training.early_stopping.metric
+        self.static = static_lengths(np.concatenate([train.lengths, valid.lengths])) if model.unroll else None
+        devices = strategy.choose(training.devices)
+        distribution = strategy.strategy(devices)
+        batches_per_epoch = -(-len(train) // training.batch_size)
+        with distribution.scope():
+            self.network = models.build(
+                model,
+                task=task,
+                num_features=train.x.shape[1],
+                num_classes=num_classes,
+                seed=training.seed,
+                unroll=model.unroll,
+            )
+            self.optimizer = optimizers.build(training, total_steps=training.epochs * batches_per_epoch)
+            self.steps = Steps(
+                self.network,
+                self.optimizer,
+                strategy=distribution,
+                clip_norm=training.clip_norm,
+                seed=training.seed,
+                unrolled=model.unroll,
+            )
+        self.at = _Position()
+        self.resumed = self._resume()
+
+    def _resume(self) -> bool:
+        saved = self.checkpoints.load()
+        if saved is None:
+            return False
+        for variable, value in zip(self._variables(), saved.arrays, strict=True):
+            variable.assign(value)
+        names = _Position.__dataclass_fields__
+        self.at = _Position(**{name: saved.state[name] for name in names})
+        return True
+
+    def _variables(self) -> list[Any]:
+        return [*self.network.variables, *self.optimizer.variables]
+
+    def epochs(self) -> Iterator[Progress]:
+        if self.resumed:
+            yield self._progress("resumed")
+        while self.at.epoch < self.training.epochs:
+            for progress in self._train_epoch():
+                yield progress
+                if progress.kind == "stopped":
+                    return
+            yield self._finish_epoch()
+
+    def _train_epoch(self) -> Iterator[Progress]:
+        plan = training_plan(
+            self.train.lengths,
+            batch_size=self.training.batch_size,
+            seed=self.training.seed,
+            epoch=self.at.epoch,
+        )
+        unread: list[tuple[Any, int]] = []
+        reported = saved = entered = time.monotonic()
+        for batch in ahead(self._training_batch, plan[self.at.batch :]):
+            begun = time.monotonic()
+            unread.append((self.steps.train(batch), self._loss_weight(batch)))
+            if len(unread) >= MAX_UNREAD_LOSSES:
+                self._read(unread)
+            now = time.monotonic()
+            self.at.step_seconds += now - begun
+            self.at.batch, self.at.step = self.at.batch + 1, self.at.step + 1
+            self.at.num_steps_done += batch.num_steps
+            stop = self.should_stop()
+            checkpoint_due = now - saved >= self.training.checkpoint_seconds
+            if stop or checkpoint_due or now - reported >= REPORT_EVERY_SECONDS:
+                self._read(unread)
+                self.at.seconds, entered = self.at.seconds + now - entered, now
+                if stop or checkpoint_due:
+                    self._save()
+                    saved = now
+                yield self._progress("stopped" if stop else "step")
+                reported = now
+                if stop:
+                    return
+        self._read(unread)
+        self.at.seconds += time.monotonic() - entered
+
+    def _training_batch(self, rows: np.ndarray) -> Batch:
+        return self.train.batch(
+            rows,
+            loss_mean=self.training.loss_mean,
+            multiple_of=self.steps.num_replicas,
+            pad_to=self._static_length(self.train, rows),
+        )
+
+    def _static_length(self, split: SequenceSet, rows: np.ndarray) -> int | None:
+        if self.static is None:
+            return None
+        return int(self.static[np.searchsorted(self.static, split.lengths[rows].max())])
+
+    def _loss_weight(self, batch: Batch) -> int:
+        by_step = self.train.per_step and self.training.loss_mean == "step"
+        return batch.num_steps if by_step else int((batch.rows >= 0).sum())
+
+    def _read(self, unread: list[tuple[Any, int]]) -> None:
+        """Wait for the steps under way and add their losses up; NaN ends the run here."""
+        for loss, weight in unread:
+            self.at.loss_sum += float(loss) * weight
+            self.at.weight += weight
+        unread.clear()
+        if not math.isfinite(self.at.loss_sum):
+            raise self._diverged("The training loss")
+
+    def _finish_epoch(self) -> Progress:
+        scores = evaluate(self.steps, self.valid, num_classes=self.num_classes, pad_to=self._static_length)
+        if not math.isfinite(scores["loss"]):
+            raise self._diverged("The validation loss")
+        at = self.at
+        best = [entry["valid"][self.metric] for entry in at.history if entry["best"]]
+        is_best = is_better(self.metric, scores[self.metric], best[-1] if best else None)
+        entry = {
+            "epoch": at.epoch + 1,
+            "step": at.step,
+            "loss": at.loss_sum / at.weight,
+            "valid": scores,
+            "best": is_best,
+            "seconds": at.seconds,
+            "step_seconds": at.step_seconds,
+            "steps_per_second": at.num_steps_done / max(at.seconds, 1e-9),
+            "learning_rate": float(self.optimizer.learning_rate.numpy()),
+        }
+        done = self._progress("epoch", metrics=scores, is_best=is_best, epoch=at.epoch + 1)
+        self.at = _Position(epoch=at.epoch + 1, step=at.step, history=[*at.history, entry])
+        if is_best:
+            self.checkpoints.save_best(self.network.weights(), {"epoch": at.epoch + 1, "valid": scores})
+        self._save()
+        self.checkpoints.write_history(self.at.history)
+        return Progress(**{**done.__dict__, "history": tuple(self.at.history)})
+
+    def _save(self) -> None:
+        arrays = [variable.numpy() for variable in self._variables()]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise self._diverged("A weight")
+        self.checkpoints.save(arrays, asdict(self.at))
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"{what} is no longer finite in epoch {self.at.epoch + 1}, by step {self.at.step}.",
+            hint="Lower train.learning_rate, set train.clip_norm, or scale the inputs (scale: standard).",
+        )
+
+    def _progress(
+        self,
+        kind: Any,
+        *,
+        metrics: dict[str, float] | None = None,
+        is_best: bool = False,
+        epoch: int | None = None,
+    ) -> Progress:
+        at = self.at
+        return Progress(
+            kind=kind,
+            epoch=at.epoch if epoch is None else epoch,
+            step=at.step,
+            num_epochs=self.training.epochs,
+            num_steps_done=at.num_steps_done,
+            num_steps=int(self.train.offsets[-1]),
+            loss=at.loss_sum / at.weight if at.weight else math.nan,
+            metrics=metrics or {},
+            steps_per_second=at.num_steps_done / max(at.seconds, 1e-9),
+            is_best=is_best,
+            history=tuple(at.history),
+        )
+
+
+def evaluate(
+    steps: Steps,
+    split: SequenceSet,
+    *,
+    num_classes: int,
+    pad_to: Callable[[SequenceSet, np.ndarray], int | None] = lambda split, rows: None,
+) -> dict[str, float]:
+    """Scores of the network on every row of a split, once each, whatever the batches and replicas."""
+    task = "labelling" if split.per_step else "classification"
+    tally = Tally.empty(num_classes, task)
+
+    def build(rows: np.ndarray) -> Batch:
+        return split.batch(rows, multiple_of=steps.num_replicas, pad_to=pad_to(split, rows))
+
+    for batch in ahead(build, batches(split.lengths)):
+        predicted = steps.evaluate(batch)
+        real = batch.rows >= 0
+        lengths = batch.lengths[real]
+        if split.per_step:
+            steps_mask = np.arange(batch.x.shape[1]) < lengths[:, np.newaxis]
+            truth, labels, confidence = (
+                values[real][steps_mask] for values in (batch.targets, predicted.labels, predicted.confidence)
+            )
+        else:
+            truth, labels, confidence = (
+                batch.targets[real],
+                predicted.labels[real],
+                predicted.confidence[real],
+            )
+        tally.update(truth, labels, confidence, lengths, predicted.losses[real])
+    return tally.scores()
