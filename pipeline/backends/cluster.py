@@ -1,0 +1,316 @@
+"""The Ray cluster: attached when a stage first needs it, an embedded one unless an address is given.
+
+    with Cluster(address=None, ...) as cluster:
+        cluster.task(function, **kwargs).result()      # a Ray task
+        cluster.worker().call(function, **kwargs)      # the warm TensorFlow process
+        cluster.worker().stream(generator, **kwargs)   # the same, one item at a time
+
+Functions are plain importable ones; what they raise comes out as it was.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from components.errors import ClusterError, RecurraError
+
+CONNECT_SECONDS = 10.0
+IMPOSSIBLE_SECONDS = 20.0
+START_SECONDS = 120.0
+PACKAGES = ("conf", "components", "pipeline")
+
+# Quiet TensorFlow in workers; oneDNN's message about rounding is printed once per process otherwise.
+WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore"}
+
+
+class WorkerLost(ClusterError):
+    """The process that held TensorFlow died: killed, out of memory, or its node went away."""
+
+
+class Future:
+    """The result of a task that may still be running."""
+
+    def __init__(self, reference: Any) -> None:
+        self._reference = reference
+
+    def result(self) -> Any:
+        """Wait for the result; raises what the task raised."""
+        return _get(self._reference)
+
+
+class Worker:
+    """The process that has TensorFlow loaded. It does one thing at a time."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def call(self, function: Callable[..., Any], **kwargs: Any) -> Any:
+        """The function's result."""
+        return _get(self._actor.call.remote(function, kwargs))
+
+    def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+        """The items of a generator function, as they come."""
+        items = self._actor.stream.options(num_returns="streaming").remote(function, kwargs)
+        for reference in items:
+            yield _get(reference)
+
+
+class Cluster:
+    """A Ray cluster, not yet attached. `num_cpus` and `num_gpus` are what the worker holds."""
+
+    def __init__(
+        self,
+        *,
+        address: str | None,
+        num_cpus: int = 1,
+        num_gpus: int | str = 0,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.address, self.note = address, note
+        self.num_cpus, self.num_gpus = num_cpus, num_gpus
+        self.on_attach: list[Callable[[], None]] = []
+        self._ray: Any = None
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ray is not None:
+            self._ray.shutdown()
+
+    def task(self, function: Callable[..., Any], **kwargs: Any) -> Future:
+        """Run a function in a worker process of its own, with one CPU."""
+        return Future(self.ray.remote(_call).options(max_retries=2).remote(function, kwargs))
+
+    def background(self, function: Callable[..., Any], **kwargs: Any) -> Future:
+        """Like `task`, for small work beside a stage: it waits for no CPU."""
+        return Future(self.ray.remote(_call).options(num_cpus=0, max_retries=2).remote(function, kwargs))
+
+    def prewarm(self) -> None:
+        """Let the worker load TensorFlow while something else goes on, where there is a CPU to spare."""
+        if self.ray.cluster_resources().get("CPU", 0) > self.num_cpus:
+            self._start()
+
+    def worker(self) -> Worker:
+        """The TensorFlow process, started if need be.
+
+        Raises:
+            ClusterError: no node has what it needs, or all that do stay busy.
+        """
+        worker = self._start()
+        ready, _ = self.ray.wait([worker._actor.ready.remote()], timeout=START_SECONDS)
+        if not ready:
+            free = self.ray.available_resources()
+            raise ClusterError(
+                f"The cluster had no room for {self._wanted()} within {START_SECONDS:.0f} s; "
+                f"free now: {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs.",
+                hint="Wait for other jobs, or ask for less with train.devices.",
+            )
+        _get(ready[0])
+        return worker
+
+    def replace_worker(self) -> Worker:
+        """A fresh TensorFlow process in place of one that was lost."""
+        self._worker = None
+        return self.worker()
+
+    @property
+    def ray(self) -> Any:
+        """The attached ray module."""
+        if self._ray is None:
+            self._ray = self._attach()
+            for callback in self.on_attach:
+                callback()
+            self._require()
+        return self._ray
+
+    def _start(self) -> Worker:
+        if self._worker is None:
+            gpus = self._gpus_seen() if isinstance(self.num_gpus, str) else self.num_gpus
+            actor = self.ray.remote(_Host).options(num_cpus=self.num_cpus, num_gpus=gpus, max_concurrency=1)
+            self._worker = Worker(actor.remote())
+        return self._worker
+
+    def _gpus_seen(self) -> int:
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        return int(max((resources.get("GPU", 0) for resources in nodes), default=0))
+
+    def _wanted(self) -> str:
+        gpus = {"auto": "any", "all": "all"}.get(str(self.num_gpus), str(self.num_gpus))
+        return f"{self.num_cpus} CPUs and {gpus} GPUs on one machine"
+
+    def _attach(self) -> Any:
+        self.note("Starting Ray." if self.address is None else f"Connecting to {self.address}.")
+        if self.address is None:
+            # Ray then uses 127.0.0.1 for all its own sockets; the name of the variable is history.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        import ray
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if self.address is None:
+            self._init_local(ray)
+        else:
+            self._init_remote(ray, self.address)
+        return ray
+
+    def _init_local(self, ray: Any) -> None:
+        os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
+        # Stages need a CPU beside the worker's, on any machine.
+        cores = max(len(os.sched_getaffinity(0)), self.num_cpus, 2)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
+        except (OSError, RuntimeError, ConnectionError) as error:
+            raise ClusterError(
+                f"Ray could not be started on this machine: {error}.", hint="See `recurra doctor`."
+            ) from error
+        _protect_token()
+
+    def _init_remote(self, ray: Any, address: str) -> None:
+        check_address(address)
+        if not address.startswith("ray://"):
+            # Ray's own connection attempt to a dead address waits for minutes; this one can be ended.
+            _probe(address)
+        modules = [str(_package_folder(name)) for name in PACKAGES]
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={
+                    "py_modules": modules,
+                    "env_vars": WORKER_ENVIRONMENT,
+                    "excludes": ["**/__pycache__/**"],
+                },
+            )
+        except (OSError, RuntimeError, ConnectionError) as error:
+            raise ClusterError(f"The cluster at {address} does not answer: {error}.") from error
+
+    def _require(self) -> None:
+        """Wait a little for a node that has what the worker needs (an autoscaler may bring one)."""
+        deadline = time.monotonic() + (IMPOSSIBLE_SECONDS if self.address else 0.0)
+        least = {"auto": 0, "all": 1}.get(str(self.num_gpus), self.num_gpus)
+        wanted = {"CPU": self.num_cpus, "GPU": least}
+        while True:
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
+                return
+            if time.monotonic() >= deadline:
+                most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
+                raise ClusterError(
+                    f"train.devices needs {self._wanted()}; the largest there has "
+                    f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs.",
+                    hint="Ask for less with train.devices, or name a larger cluster with --address.",
+                )
+            time.sleep(1.0)
+
+
+class _Host:
+    """The actor behind `Worker`."""
+
+    def __init__(self) -> None:
+        import components.training.loop  # noqa: F401  TensorFlow loads here, beside the driver's work
+
+    def ready(self) -> bool:
+        return True
+
+    def call(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
+        return function(**kwargs)
+
+    def stream(self, function: Callable[..., Iterator[Any]], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+        yield from function(**kwargs)
+
+
+def check_address(address: str) -> None:
+    """Fail soon when nothing listens at `host:port` or `ray://host:port`.
+
+    Raises:
+        ClusterError: no such host, or no answer within ten seconds.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(
+            f"--address is {address!r}, expected host:port, ray://host:port or auto.",
+            hint="`ray start --head` prints the address of a cluster.",
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"Nothing answers at {host}:{port}: {error.strerror or error}.",
+            hint="Is the cluster up (`ray status`)? Leave --address out for a local Ray.",
+        ) from error
+
+
+def _probe(address: str) -> None:
+    code = "import sys; from ray.scripts.scripts import main; main()"
+    command = [sys.executable, "-c", code, "health-check", "--address", address]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=CONNECT_SECONDS * 2, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(
+            f"No Ray answered at {address} within {CONNECT_SECONDS * 2:.0f} s.",
+            hint="Something else may be listening there.",
+        ) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise ClusterError(f"No usable Ray at {address}: {' '.join(last) or 'no answer'}.")
+
+
+def _call(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
+    return function(**kwargs)
+
+
+def _get(reference: Any) -> Any:
+    import ray
+    from ray import exceptions
+
+    try:
+        return ray.get(reference)
+    except exceptions.RayTaskError as error:
+        if isinstance(error.cause, RecurraError):
+            raise error.cause from None
+        raise
+    except (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
+        raise WorkerLost(
+            f"A worker process died: {_first_line(error)}",
+            hint="Out of memory? Try a smaller train.batch_size. The same command goes on from the last checkpoint.",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _protect_token() -> None:
+    """Ray writes its token file readable by everyone (2.60)."""
+    with contextlib.suppress(FileNotFoundError):
+        Path("~/.ray/auth_token").expanduser().chmod(0o600)

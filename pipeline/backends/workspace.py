@@ -1,0 +1,256 @@
+"""Run folders: where every stage leaves its result and finds those of the others.
+
+    <storage>/<name>/
+      .locks/                 one file per lock
+      <run_id>/               settings.yaml  run.json  data/  checkpoints/  bundle/  evaluation/  report.html
+        run.json              {"run_id", "plan": {stage: key}, "stages": {stage: {"status", "key", ...}}, ...}
+
+A stage's key is a fingerprint of what goes into it; a stage that is done under the same key elsewhere is
+taken over by hard links, so every run folder stands on its own.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from components.errors import BusyError, StorageError
+
+RUN, LOCK, STOP = "run.json", ".lock", ".stop"
+LOCK_SECONDS = 600.0
+
+# What a stage leaves in the run folder, and moves with it when another run takes it over.
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("data",),
+    "train": ("bundle", "checkpoints/best", "checkpoints/history.json"),
+    "evaluate": ("evaluation/predictions.parquet", "evaluation/metrics.json", "evaluation/slices.json",
+                 "evaluation/details.json", "evaluation/baselines.json"),
+    "register": ("evaluation/verdict.json",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder. Paths may not exist yet."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "settings.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def bundle(self) -> Path:
+        return self.path / "bundle"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def stop(self) -> Path:
+        """A file whose presence asks the training worker to checkpoint and stop."""
+        return self.path / STOP
+
+    @property
+    def storage(self) -> Path:
+        """The folder of all runs of this name."""
+        return self.path.parent
+
+    def read(self) -> dict[str, Any]:
+        """run.json.
+
+        Raises:
+            StorageError: it is not there or not whole.
+        """
+        try:
+            return json.loads((self.path / RUN).read_text("utf8"))
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{self.path / RUN} cannot be read: {error}.") from error
+
+    def update(self, **values: Any) -> None:
+        """Set top-level entries of run.json."""
+        write_json(self.path / RUN, {**self.read(), **values})
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What run.json says of a stage; empty when it has not started."""
+        return self.read()["stages"].get(name, {})
+
+    def update_stage(self, name: str, **values: Any) -> None:
+        """Set entries of one stage in run.json."""
+        stages = self.read()["stages"]
+        self.update(stages={**stages, name: {**stages.get(name, {}), **values}})
+
+    def summary(self, name: str) -> dict[str, Any] | None:
+        """What a finished stage said of itself, or None."""
+        stage = self.stage(name)
+        return stage.get("summary") if stage.get("status") == "done" else None
+
+    def is_done(self, name: str, key: str) -> bool:
+        """Whether the stage is finished under this key and its result is still there."""
+        stage = self.stage(name)
+        return (
+            stage.get("status") == "done"
+            and stage.get("key") == key
+            and (self.path / OUTPUTS[name][0]).exists()
+        )
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Try to hold the run: yields whether this process has it. The system lets go of it on a kill."""
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+def runs(storage: Path, name: str) -> list[RunFolder]:
+    """The runs of a name, newest first; folders without a readable run.json are passed over."""
+    found = [RunFolder(path.parent) for path in (storage / name).glob(f"*/{RUN}")]
+    return sorted(found, key=lambda folder: folder.run_id, reverse=True)
+
+
+def create(storage: Path, name: str, *, plan: Mapping[str, str], versions: Mapping[str, str]) -> RunFolder:
+    """A new, empty run folder whose run.json names the keys of its stages.
+
+    Raises:
+        StorageError: the storage cannot be written.
+    """
+    started = datetime.now(UTC)
+    run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    folder = RunFolder(storage / name / run_id)
+    try:
+        folder.path.mkdir(parents=True)
+        write_json(
+            folder.path / RUN,
+            {
+                "format": 1,
+                "run_id": run_id,
+                "name": name,
+                "started": started.isoformat(timespec="seconds"),
+                "plan": dict(plan),
+                "versions": dict(versions),
+                "stages": {},
+            },
+        )
+    except OSError as error:
+        raise StorageError(
+            f"The run folder {folder.path} cannot be written: {error.strerror or error}.",
+            hint="Choose another place with --storage.",
+        ) from error
+    return folder
+
+
+def take_over(stage: str, source: RunFolder, target: RunFolder) -> None:
+    """Make a finished stage's outputs part of another run, by hard links where the file system has them."""
+    for name in OUTPUTS[stage]:
+        if (source.path / name).is_dir():
+            shutil.rmtree(target.path / name, ignore_errors=True)
+            shutil.copytree(source.path / name, target.path / name, copy_function=_link)
+        elif (source.path / name).exists():
+            (target.path / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(str(source.path / name), str(target.path / name))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one move."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf8")
+    os.replace(temporary, path)
+
+
+@contextmanager
+def locked(folder: Path, name: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold a named lock of a folder; the system lets go of it when the process dies.
+
+    Raises:
+        BusyError: another process held it for `timeout` seconds.
+    """
+    (folder / ".locks").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".locks" / f"{name}.lock")
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout as error:
+        raise BusyError(
+            f"Another process has held {lock.lock_file} for {timeout:.0f} s.", hint="Try again later."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digests(paths: Sequence[Path], *, cache: Path) -> dict[str, str]:
+    """SHA-256 of each file's content by path; unchanged files (size, time) are read once only."""
+    try:
+        known = json.loads(cache.read_text("utf8"))
+    except (OSError, ValueError):
+        known = {}
+    seen = {}
+    for path in paths:
+        stat = path.stat()
+        mark = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+        entry = known.get(str(path))
+        if entry is None or entry[0] != mark:
+            with path.open("rb") as file:
+                entry = [mark, hashlib.file_digest(file, "sha256").hexdigest()]
+        seen[str(path)] = entry
+    if any(known.get(path) != entry for path, entry in seen.items()):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cache, {**known, **seen})
+    return {path: entry[1] for path, entry in seen.items()}
+
+
+def code_digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the content of source files, independent of where they lie."""
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda path: path.name):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        os.remove(target)
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,114 @@
+"""check and doctor: what would go wrong, found before anything starts."""
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from components.errors import DataError, RecurraError
+from conf.schema import Settings
+from pipeline.backends import cluster, tracking
+from pipeline.run import Surroundings, resources
+from pipeline.stages.prepare import check_data
+
+LIBRARIES = ("recurra", "tensorflow", "keras", "ray", "mlflow", "pyarrow", "numpy")
+LOW_DISK_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that would stop a run."""
+
+    place: str  # data, devices, cluster, tracker, storage
+    message: str
+    hint: str
+    exit_code: int
+
+
+def check(settings: Settings, around: Surroundings) -> list[Finding]:
+    """Everything wrong with the data, the devices, the cluster, the tracker and the storage."""
+    steps = {
+        "data": lambda: check_data(settings, console=around.console),
+        "devices": lambda: _check_devices(settings, around),
+        "tracker": lambda: tracking.check(around.tracking_uri),
+        "storage": lambda: _check_storage(around.storage),
+    }
+    findings = []
+    for place, step in steps.items():
+        try:
+            step()
+        except RecurraError as error:
+            findings.append(Finding(place, str(error), error.hint, error.exit_code))
+        else:
+            around.console.note(f"{place}: fine")
+    return findings
+
+
+def _check_devices(settings: Settings, around: Surroundings) -> None:
+    if around.address is not None:
+        cluster.check_address(around.address)
+        return
+    _, gpus = resources(settings.train.devices)
+    wanted, there = {"auto": 0, "all": 1}.get(str(gpus), gpus), len(local_gpus())
+    if int(wanted) > there:
+        raise cluster.ClusterError(
+            f"train.devices is {settings.train.devices!r}: {wanted} GPUs asked, {there} on this machine.",
+            hint="Set train.devices to auto or cpu:1, or name a cluster with --address.",
+        )
+
+
+def _check_storage(storage: Path) -> None:
+    existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise DataError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
+
+
+def local_gpus() -> list[str]:
+    """NVIDIA GPUs of this machine, by the driver's own tool."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    return [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
+
+
+def doctor(around: Surroundings) -> tuple[list[dict[str, Any]], bool]:
+    """Facts about this installation as rows of what and found, and whether all is well."""
+    facts: dict[str, str] = {"Python": platform.python_version()}
+    facts |= {library: metadata.version(library) for library in LIBRARIES}
+    healthy = True
+    from components.training.strategy import describe
+
+    facts |= describe()
+    facts["GPUs seen by the driver"] = "; ".join(local_gpus()) or "none"
+    ray_facts, ray_well = _examine_ray(around)
+    tracker, tracker_well = _examine_tracker(around.tracking_uri)
+    free = shutil.disk_usage(next(p for p in (around.storage, *around.storage.parents) if p.exists())).free
+    facts |= ray_facts | {"tracker": tracker, "disk": f"{free / 2**30:.1f} GiB free at {around.storage}"}
+    healthy = ray_well and tracker_well and free >= LOW_DISK_BYTES
+    return [{"what": what, "found": found} for what, found in facts.items()], healthy
+
+
+def _examine_ray(around: Surroundings) -> tuple[dict[str, str], bool]:
+    try:
+        with cluster.Cluster(address=around.address, note=around.console.detail) as attached:
+            resources = attached.ray.cluster_resources()
+    except RecurraError as error:
+        return {"Ray": str(error)}, False
+    where = around.address or "a local one of our own, on 127.0.0.1"
+    seen = {
+        "CPUs seen by Ray": f"{resources.get('CPU', 0):g}",
+        "GPUs seen by Ray": f"{resources.get('GPU', 0):g}",
+    }
+    return {"Ray": where, **seen}, True
+
+
+def _examine_tracker(uri: str) -> tuple[str, bool]:
+    try:
+        tracking.check(uri)
+    except RecurraError as error:
+        return str(error), False
+    return f"{tracking.redact(uri)} answers", True

@@ -1,0 +1,314 @@
+"""Every command and option. Bodies are a few lines; the libraries they need are imported inside.
+
+recurra run CONF          errors become a message, a hint and an exit code in one place: `main`
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from conf.schema import Settings
+    from pipeline.console import Console
+    from pipeline.run import Surroundings
+
+DEFAULT_STORAGE = "runs"
+DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+GATE_REFUSED = 4
+
+Command = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """The options that every command has, made absolute before anything starts."""
+
+    storage: Path
+    tracking_uri: str
+    address: str | None
+    console: "Console"
+
+
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, envvar="RECURRA_JSON", help="One JSON object on stdout."
+)
+_quiet_option = click.option("-q", "--quiet", is_flag=True, envvar="RECURRA_QUIET", help="Errors only.")
+_verbose_option = click.option("-v", "--verbose", is_flag=True, envvar="RECURRA_VERBOSE", help="Say more.")
+_settings_parameters = (
+    click.argument("conf", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CONF..."),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one setting, as in --set train.epochs=3; the value is YAML, and the last one wins.",
+    ),
+)
+
+
+def _with(*parameters: Command) -> Command:
+    def decorate(command: Command) -> Command:
+        for parameter in reversed(parameters):
+            command = parameter(command)
+        return command
+
+    return decorate
+
+
+def _common(command: Command) -> Command:
+    """Storage, tracker, cluster and output options, which reach the command as one `common`."""
+
+    @functools.wraps(command)
+    def with_common(
+        *args: Any,
+        storage: Path,
+        tracking_uri: str,
+        address: str | None,
+        as_json: bool,
+        quiet: bool,
+        verbose: bool,
+        **kwargs: Any,
+    ) -> Any:
+        common = Common(
+            storage=storage.absolute(),
+            tracking_uri=_absolute_uri(tracking_uri),
+            address=address,
+            console=_console(as_json=as_json, quiet=quiet, verbose=verbose),
+        )
+        return command(*args, common=common, **kwargs)
+
+    return _with(
+        click.option(
+            "--storage",
+            default=DEFAULT_STORAGE,
+            envvar="RECURRA_STORAGE",
+            show_default="./runs",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder of the run folders.",
+        ),
+        click.option(
+            "--tracking-uri",
+            default=DEFAULT_TRACKING_URI,
+            envvar="RECURRA_TRACKING_URI",
+            show_default=True,
+            help="MLflow server or database.",
+        ),
+        click.option(
+            "--address",
+            envvar="RECURRA_ADDRESS",
+            help="Ray cluster as host:port, ray://host:port or auto.  [default: a local Ray of our own]",
+        ),
+        _json_option,
+        _quiet_option,
+        _verbose_option,
+    )(with_common)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="recurra")
+def recurra() -> None:
+    """Recurrent networks, retrained on schedule: raw sequences to a registered, gated model."""
+
+
+def _stage_command(name: str, stage: str, description: str) -> None:
+    @_with(recurra.command(name, help=description), *_settings_parameters)
+    @_common
+    def command(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
+        from pipeline.outcomes import as_data, show
+        from pipeline.run import execute
+
+        outcome = as_data(execute(_load(conf, overrides), until=stage, around=_surroundings(common)))
+        show(outcome, console=common.console)
+        if outcome["verdict"] == "rejected":
+            sys.exit(GATE_REFUSED)
+
+
+_stage_command("run", "register", "Prepare, train, evaluate and register; what is already done is reused.")
+_stage_command("prepare", "prepare", "Check the data, split it and fit its encoding.")
+_stage_command("train", "train", "Train the network, and freeze its best epoch.")
+_stage_command(
+    "evaluate", "evaluate", "Score the frozen model on the held-out rows, beside simple baselines."
+)
+_stage_command(
+    "register",
+    "register",
+    "Register the model in MLflow, and promote it if it passes its gate and beats the champion.",
+)
+
+
+@_with(recurra.command(), *_settings_parameters)
+@_common
+def plan(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
+    """Which stages would run or be reused, and why."""
+    from pipeline.run import plan as make_plan
+
+    planned = make_plan(_load(conf, overrides), storage=common.storage, tracking_uri=common.tracking_uri)
+    rows = [
+        {"name": stage.name, "status": "reuse" if stage.source else "run", "reason": stage.reason}
+        for stage in planned.stages
+    ]
+    if common.console.as_json:
+        common.console.result("", {"stages": rows})
+    else:
+        common.console.table("", ["stage", "would", "because"], [list(row.values()) for row in rows])
+
+
+@_with(recurra.command(), *_settings_parameters)
+@_common
+def check(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
+    """Settings, data, cluster and tracker: every problem at once, nothing started."""
+    from pipeline.checks import check as check_all
+
+    problems = check_all(_load(conf, overrides), _surroundings(common))
+    text = "No problems found." if not problems else ""
+    common.console.result(text, {"problems": [dataclasses.asdict(problem) for problem in problems]})
+    if problems:
+        for problem in problems:
+            common.console.error(f"{problem.place}: {problem.message}", problem.hint)
+        sys.exit(max(problem.exit_code for problem in problems))
+
+
+@recurra.command()
+@click.argument("model")
+@click.argument("data", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Parquet file to write.",
+)
+@click.option("--n-best", default=0, type=click.IntRange(0), help="Also the N most probable labels.")
+@click.option("--distribution", is_flag=True, help="Also the probability of every label.")
+@_common
+def predict(
+    model: str, data: Sequence[str], out: Path, n_best: int, distribution: bool, common: Common
+) -> None:
+    """Predict new rows with MODEL: models:/name@alias, models:/name/3 or a run folder."""
+    from pipeline.run import predict_rows
+
+    summary = predict_rows(
+        model,
+        list(data),
+        out=out.absolute(),
+        n_best=n_best,
+        distribution=distribution,
+        around=_surroundings(common),
+    )
+    common.console.result(f"{summary['rows']:,} predictions by {summary['model']} in {out}", summary)
+
+
+@recurra.command()
+@click.argument("name")
+@_common
+def models(name: str, common: Common) -> None:
+    """Versions of a registered model: aliases, scores with intervals, verdicts, promotions."""
+    from pipeline.outcomes import show_models
+
+    show_models(name, storage=common.storage, tracking_uri=common.tracking_uri, console=common.console)
+
+
+@recurra.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option("--open", "open_it", is_flag=True, help="Show it in the browser.")
+@_common
+def report(run_folder: str, open_it: bool, common: Common) -> None:
+    """Path of a run's HTML report; RUN is a run folder, a run id or a model's name (its newest run)."""
+    from pipeline.outcomes import find_report
+
+    path = find_report(run_folder, storage=common.storage)
+    common.console.result(str(path), {"report": str(path)})
+    if open_it:
+        click.launch(path.as_uri())
+
+
+@recurra.command()
+@_common
+def doctor(common: Common) -> None:
+    """Versions, GPUs seen by TensorFlow and by Ray, cuDNN, tracker, disk."""
+    from pipeline.checks import doctor as examine
+
+    rows, healthy = examine(_surroundings(common))
+    if common.console.as_json:
+        common.console.result("", {"healthy": healthy, "facts": rows})
+    else:
+        common.console.table("", ["what", "found"], [[row["what"], row["found"]] for row in rows])
+    sys.exit(0 if healthy else 3)
+
+
+@recurra.command()
+@click.option("--reference", is_flag=True, help="A Markdown page instead of the JSON Schema.")
+def schema(reference: bool) -> None:
+    """The JSON Schema of the settings files, for editors."""
+    import json
+
+    from conf.load import json_schema
+    from conf.load import reference as page
+
+    click.echo(page() if reference else json.dumps(json_schema(), indent=1))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; every error becomes text and an exit code here and nowhere else."""
+    from components.errors import Interrupted, RecurraError
+    from conf.load import SettingsError
+
+    try:
+        recurra.main(arguments, prog_name="recurra", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail(Interrupted())
+    except (RecurraError, SettingsError) as error:
+        _fail(error)
+
+
+def _fail(error: Any) -> None:
+    console = _console(as_json="--json" in sys.argv, quiet=False, verbose=False)
+    console.error(str(error), error.hint)
+    if console.as_json:
+        console.result("", {"error": str(error), "hint": error.hint, "exit_code": error.exit_code})
+    sys.exit(error.exit_code)
+
+
+def _console(*, as_json: bool, quiet: bool, verbose: bool) -> "Console":
+    from pipeline.console import Console
+
+    return Console(level=verbose - quiet, as_json=as_json)
+
+
+def _absolute_uri(uri: str) -> str:
+    from pipeline.backends.addresses import absolute
+
+    # Once, before any worker starts: they run in folders of their own.
+    try:
+        return absolute(uri, Path.cwd())
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--tracking-uri") from error
+
+
+def _load(conf: Sequence[Path], overrides: Sequence[str]) -> "Settings":
+    from conf.load import load
+
+    return load(conf, overrides)
+
+
+def _surroundings(common: Common) -> "Surroundings":
+    from pipeline.backends.signals import Signals
+    from pipeline.run import Surroundings
+
+    signals = Signals()
+    signals.install()
+    return Surroundings(
+        storage=common.storage,
+        tracking_uri=common.tracking_uri,
+        address=common.address,
+        console=common.console,
+        signals=signals,
+    )

@@ -1,0 +1,102 @@
+"""What came of a run and what stands in the registry, as JSON and as text."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.errors import StorageError
+from pipeline.backends import workspace
+from pipeline.backends.workspace import RunFolder
+from pipeline.console import Console
+from pipeline.run import Outcome
+
+SHOWN_METRICS = ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece")
+
+
+def as_data(outcome: Outcome) -> dict[str, Any]:
+    """The object that `--json` prints."""
+    folder = outcome.folder
+    registered = folder.summary("register") or {}
+    evaluated = folder.summary("evaluate") or {}
+    return {
+        "run_id": folder.run_id,
+        "run_dir": str(folder.path),
+        "verdict": registered.get("verdict"),
+        "reasons": registered.get("reasons", []),
+        "metrics": evaluated.get("metrics", {}),
+        "model": registered.get("model"),
+        "report": str(folder.report) if folder.report.exists() else None,
+        "mlflow_run_id": folder.read().get("mlflow_run_id"),
+        "stages": [
+            {"name": stage.name, "status": stage.status, "seconds": stage.seconds, "reason": stage.reason}
+            for stage in outcome.stages
+        ],
+    }
+
+
+def show(outcome: Mapping[str, Any], *, console: Console) -> None:
+    """The summary that ends a run: stages, scores, verdict, and what to do next."""
+    rows = [
+        [stage["name"], stage["status"], f"{stage['seconds']:.1f} s", stage["reason"]]
+        for stage in outcome["stages"]
+    ]
+    console.table("", ["stage", "", "took", "because"], rows, err=True)
+    console.result("\n".join(_lines(outcome)), outcome)
+    for command in _next(outcome):
+        console.note(f"Next: {command}")
+
+
+def _lines(outcome: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for split, metrics in outcome["metrics"].items():
+        scores = [_score(name, metrics) for name in SHOWN_METRICS if metrics.get(name) is not None]
+        lines.append(f"{split}: {', '.join(scores)}")
+    if outcome["verdict"]:
+        model = outcome["model"]
+        where = f": {model['name']} version {model['version']}" if model else ""
+        aliases = (
+            f", {' and '.join('@' + alias for alias in model['aliases'])}"
+            if model and model["aliases"]
+            else ""
+        )
+        lines.append(f"{outcome['verdict']}{where}{aliases}")
+        lines += [f"  {reason}" for reason in outcome["reasons"]]
+    if outcome["report"]:
+        lines.append(f"report: {outcome['report']}")
+    return lines
+
+
+def _score(name: str, metrics: Mapping[str, float]) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    interval = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
+    return f"{name} {metrics[name]:.4f}{interval}"
+
+
+def _next(outcome: Mapping[str, Any]) -> list[str]:
+    commands = []
+    if outcome["report"]:
+        commands.append(f"recurra report {outcome['run_id']} --open")
+    if outcome["model"]:
+        commands.append(f"recurra predict {outcome['model']['uri']} DATA -o predictions.parquet")
+    return commands
+
+
+def find_report(run: str, *, storage: Path) -> Path:
+    """The report of a run folder, a run id, or the newest run of a model's name.
+
+    Raises:
+        StorageError: there is no such run, or it has no report yet.
+    """
+    candidates = [Path(run), *storage.glob(f"*/{run}")]
+    candidates += [folder.path for folder in workspace.runs(storage, run)] if Path(run).name == run else []
+    for path in candidates:
+        if (path / workspace.RUN).exists():
+            report = RunFolder(path.absolute()).report
+            if report.exists():
+                return report
+            raise StorageError(
+                f"Run {path.name} has no report yet.", hint="`recurra run` writes it at its end."
+            )
+    raise StorageError(
+        f"There is no run {run!r} in {storage}.", hint="Give a run folder, a run id or a name."
+    )

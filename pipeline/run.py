@@ -1,0 +1,372 @@
+"""The stages in order, with a reason for running or reusing each.
+
+plan     what would run and why: fingerprints of data, settings and code against earlier runs
+execute  the same, done; nothing to do means that neither Ray nor TensorFlow starts
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from components.data.readers import expand
+from conf.load import resolved
+from conf.schema import Settings
+from pipeline import report
+from pipeline.backends import tracking, workspace
+from pipeline.backends.cluster import Cluster
+from pipeline.backends.signals import Signals
+from pipeline.backends.workspace import RunFolder
+from pipeline.console import Console
+from pipeline.stages.evaluate import baselines, evaluate
+from pipeline.stages.prepare import prepare
+from pipeline.stages.register import register
+from pipeline.stages.train import train
+
+STAGES = ("prepare", "train", "evaluate", "register")
+
+# The settings that a stage's result follows from; the data's path is not one, its content is.
+SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("task", "data"),
+    "train": ("model", "train"),
+    "evaluate": ("evaluate", "gate.confidence"),
+    "register": ("name", "gate", "register"),
+}
+WITHOUT_EFFECT = ("data.path", "data.format", "train.checkpoint_seconds", "train.keep_checkpoints")
+
+# The source files that a stage's result follows from, as packages or modules.
+CODE: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("components.data", "components.served.encoding", "pipeline.stages.prepare"),
+    "train": (
+        "components.networks",
+        "components.training",
+        "components.data.batches",
+        "components.served",
+        "components.bundles",
+        "components.metrics",
+        "pipeline.stages.train",
+    ),
+    "evaluate": ("components.evaluation", "components.metrics", "pipeline.stages.evaluate"),
+    "register": ("components.evaluation.comparison", "pipeline.stages.register"),
+}
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("pyarrow", "numpy"),
+    "train": ("tensorflow", "keras", "numpy"),
+    "evaluate": ("tensorflow", "scikit-learn"),
+    "register": ("mlflow",),
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage: its key, what went into the key, and whether and why it runs."""
+
+    name: str
+    key: str
+    inputs: dict[str, Any]
+    reason: str
+    source: RunFolder | None  # where the result to reuse lies; None: the stage runs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages up to the last one wanted. `keys` are those of all stages; `folder` an earlier run with them."""
+
+    name: str
+    storage: Path
+    keys: dict[str, str]
+    stages: tuple[Planned, ...]
+    folder: RunFolder | None
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether one earlier run already has every result wanted."""
+        return self.folder is not None and all(stage.source == self.folder for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What became of a stage, as `--json` shows it."""
+
+    name: str
+    status: str  # ran | reused
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run."""
+
+    folder: RunFolder
+    stages: tuple[StageReport, ...]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a run happens; the same for all its stages."""
+
+    storage: Path
+    tracking_uri: str
+    address: str | None
+    console: Console
+    signals: Signals
+
+
+def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = STAGES[-1]) -> Plan:
+    """What would run, up to and with the stage `until`, and why.
+
+    Raises:
+        DataError: there is no data at the path.
+    """
+    inputs = _inputs(settings, storage=storage, tracking_uri=tracking_uri)
+    keys: dict[str, str] = {}
+    above = ""
+    for name in STAGES:
+        above = keys[name] = workspace.fingerprint({"above": above, **inputs[name]})
+    earlier = workspace.runs(storage, settings.name)
+    same = [folder for folder in earlier if folder.read()["plan"] == keys]
+    stages: list[Planned] = []
+    for name in STAGES[: STAGES.index(until) + 1]:
+        source = next((folder for folder in [*same, *earlier] if folder.is_done(name, keys[name])), None)
+        if source is not None:
+            reason = f"unchanged since run {source.run_id}"
+        else:
+            above_it = next(
+                (stage.name for stage in reversed(stages) if stage.source is None), "an earlier stage"
+            )
+            reason = _reason(name, keys[name], inputs[name], earlier) or f"{above_it} runs anew"
+        stages.append(Planned(name, keys[name], inputs[name], reason, source))
+    return Plan(settings.name, storage, keys, tuple(stages), same[0] if same else None)
+
+
+def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str, dict[str, Any]]:
+    flat = flatten(resolved(settings))
+    paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
+    files = expand(paths, settings.data.format)
+    digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
+    inputs: dict[str, dict[str, Any]] = {}
+    for name in STAGES:
+        chosen = {
+            key: value
+            for key, value in flat.items()
+            if any(key == section or key.startswith(f"{section}.") for section in SETTINGS[name])
+            and key not in WITHOUT_EFFECT
+        }
+        inputs[name] = {
+            "settings": chosen,
+            "code": workspace.code_digest(_sources(CODE[name])),
+            "versions": {library: metadata.version(library) for library in LIBRARIES[name]},
+        }
+    inputs["prepare"]["data"] = {Path(path).name: digest for path, digest in sorted(digests.items())}
+    inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
+    return inputs
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _sources(modules: Sequence[str]) -> list[Path]:
+    files: list[Path] = []
+    for module in modules:
+        spec = util.find_spec(module)
+        assert spec is not None and spec.origin is not None, module
+        path = Path(spec.origin)
+        files += sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
+    return files
+
+
+def _reason(name: str, key: str, inputs: Mapping[str, Any], earlier: Sequence[RunFolder]) -> str:
+    """Why a stage has to run, against the newest run that got to it; empty when nothing of its own changed."""
+    before = next((folder for folder in earlier if folder.stage(name).get("inputs")), None)
+    if before is None:
+        return "never run before"
+    stage = before.stage(name)
+    changes = _changes(stage["inputs"], inputs)
+    if changes:
+        return "; ".join(changes)
+    if stage["key"] != key:
+        return ""
+    if stage["status"] == "done":
+        return f"its result in run {before.run_id} is gone"
+    return f"unfinished in run {before.run_id}"
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    found = []
+    before, after = old["settings"], new["settings"]
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            found.append(f"{key} changed from {_shown(before.get(key))} to {_shown(after.get(key))}")
+    was, now = old.get("data", {}), new.get("data", {})
+    files = sorted(file for file in was.keys() | now.keys() if was.get(file) != now.get(file))
+    if files:
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        found.append(f"data changed: {', '.join(files[:3])}{more}")
+    if old["code"] != new["code"]:
+        found.append("code changed")
+    for library, version in new["versions"].items():
+        if old["versions"].get(library) != version:
+            found.append(f"{library} changed from {old['versions'].get(library)} to {version}")
+    if old.get("tracking") != new.get("tracking"):
+        found.append("the tracking server changed")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)
+
+
+def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings) -> Outcome:
+    """Run what has to run, up to and with the stage `until`.
+
+    A run that was killed is taken up again where it stopped; one that another process is at is left to it.
+
+    Raises:
+        RecurraError: what a stage raised; run.json and MLflow then say that it failed.
+    """
+    planned = plan(settings, storage=around.storage, tracking_uri=around.tracking_uri, until=until)
+    if planned.nothing_to_do and planned.folder is not None:
+        return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
+    with ExitStack() as stack:
+        folder = _own_folder(planned, stack)
+        around.console.note(f"Run {folder.run_id} in {folder.path}")
+        _write_settings(folder, settings)
+        return Outcome(folder, _Work(settings, planned, folder, around, stack).run())
+
+
+def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
+    """The earlier run with the same plan if nobody else is at it, or a new one; held until the stack ends."""
+    for folder in workspace.runs(planned.storage, planned.name):
+        if folder.read()["plan"] == planned.keys and stack.enter_context(folder.held()):
+            return folder
+    versions = {library: metadata.version(library) for names in LIBRARIES.values() for library in names}
+    folder = workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions)
+    stack.enter_context(folder.held())
+    return folder
+
+
+def _write_settings(folder: RunFolder, settings: Settings) -> None:
+    with folder.settings.open("w", encoding="utf8") as file:
+        YAML(typ="safe", pure=True).dump(resolved(settings), file)
+
+
+def _reused(stage: Planned, around: Surroundings) -> StageReport:
+    around.console.note(f"{stage.name:<9} reused: {stage.reason}")
+    return StageReport(stage.name, "reused", 0.0, stage.reason)
+
+
+class _Work:
+    """The stages of one held run, and what they share."""
+
+    def __init__(
+        self, settings: Settings, planned: Plan, folder: RunFolder, around: Surroundings, stack: ExitStack
+    ) -> None:
+        self.settings, self.planned, self.folder, self.around = settings, planned, folder, around
+        num_cpus, num_gpus = resources(settings.train.devices)
+        self.cluster = stack.enter_context(
+            Cluster(address=around.address, num_cpus=num_cpus, num_gpus=num_gpus, note=around.console.detail)
+        )
+        # Ray brings handlers of its own, so ours go in after it.
+        self.cluster.on_attach.append(around.signals.install)
+        self.tracker = stack.enter_context(
+            tracking.open_run(around.tracking_uri, folder=folder, settings=settings)
+        )
+        self.shared = {"folder": folder, "cluster": self.cluster, "console": around.console}
+        self.proof = stack.enter_context(ExitStack())
+
+    def run(self) -> tuple[StageReport, ...]:
+        actions: Mapping[str, Callable[[Planned], dict[str, Any]]] = {
+            "prepare": self._prepare,
+            "train": self._train,
+            "evaluate": self._evaluate,
+            "register": self._register,
+        }
+        reports = []
+        for stage in self.planned.stages:
+            reports.append(self._reuse(stage) if stage.source else self._run(stage, actions[stage.name]))
+        report.write(self.folder, self.settings)
+        self.tracker.log_artifact(self.folder.report)
+        return tuple(reports)
+
+    def _reuse(self, stage: Planned) -> StageReport:
+        source = stage.source
+        if source is not None and source != self.folder:
+            workspace.take_over(stage.name, source, self.folder)
+            taken = {**source.stage(stage.name), "from_run": source.run_id}
+            self.folder.update_stage(stage.name, **taken)
+        return _reused(stage, self.around)
+
+    def _run(self, stage: Planned, action: Callable[[Planned], dict[str, Any]]) -> StageReport:
+        self.around.console.note(f"{stage.name:<9} runs: {stage.reason}")
+        begun = time.monotonic()
+        self.folder.update_stage(
+            stage.name, status="running", key=stage.key, inputs=stage.inputs, reason=stage.reason
+        )
+        try:
+            with self.tracker.stage(stage.name):
+                summary = action(stage)
+        except BaseException as error:
+            self.folder.update_stage(stage.name, status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+        seconds = time.monotonic() - begun
+        self.folder.update_stage(stage.name, status="done", seconds=round(seconds, 3), summary=summary)
+        return StageReport(stage.name, "ran", seconds, stage.reason)
+
+    def _prepare(self, stage: Planned) -> dict[str, Any]:
+        # Runs that start together prepare once: whoever comes second finds it done.
+        with workspace.locked(self.folder.storage, f"prepare-{stage.key[:16]}"):
+            for other in workspace.runs(self.planned.storage, self.planned.name):
+                if other != self.folder and other.is_done("prepare", stage.key):
+                    workspace.take_over("prepare", other, self.folder)
+                    return {**other.stage("prepare")["summary"], "from_run": other.run_id}
+            if self._runs("train"):
+                self.cluster.prewarm()
+            summary = prepare(self.settings, **self.shared)
+            # Said while the lock is held, so that the next holder can see it.
+            self.folder.update_stage("prepare", status="done", seconds=0.0, summary=summary)
+            return summary
+
+    def _train(self, stage: Planned) -> dict[str, Any]:
+        if self._runs("evaluate"):
+            # Small models beside the network's training: a core is free while the other one steps.
+            self.baselines = self.cluster.background(
+                baselines, settings=self.settings, folder=self.folder.path
+            )
+        return train(
+            self.settings, key=stage.key, tracker=self.tracker, signals=self.around.signals, **self.shared
+        )
+
+    def _evaluate(self, stage: Planned) -> dict[str, Any]:
+        if self._runs("register"):
+            self.tracker.start_proof(self.proof)
+        return evaluate(self.settings, baselines=self.baselines, **self.shared)
+
+    def _register(self, stage: Planned) -> dict[str, Any]:
+        return register(self.settings, tracker=self.tracker, **self.shared)
+
+    def _runs(self, name: str) -> bool:
+        return any(stage.name == name and stage.source is None for stage in self.planned.stages)
+
+
+def resources(devices: str) -> tuple[int, int | str]:
+    """CPUs and GPUs that the training worker holds for `train.devices`."""
+    kind, _, count = devices.partition(":")
+    if kind == "cpu":
+        return int(count), 0
+    if kind == "gpu":
+        return 1, count if count == "all" else int(count)
+    return 1, "auto"

@@ -1,0 +1,1 @@
+"""The stages, one verb each; they meet only through the run folder."""
