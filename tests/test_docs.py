@@ -74,6 +74,6 @@ def sections(model: type[Section], above: str = "") -> Iterator[str]:
             yield from sections(field.annotation, f"{key}.")
 
 
-@pytest.mark.parametrize("key", sections(Settings))
+@pytest.mark.parametrize("key", list(sections(Settings)))
 def test_every_setting_is_named(root: Path, key: str) -> None:
     assert f"`{key}`" in (root / "docs" / "reference" / "settings.md").read_text("utf8")
