@@ -75,7 +75,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages up to the last one wanted. `keys` are those of all stages; `folder` an earlier run with them."""
+    """The stages up to the last one wanted.
+
+    `keys` are those of all stages, `folder` the newest run that has the same ones.
+    """
 
     name: str
     storage: Path
@@ -190,7 +193,7 @@ def _sources(modules: Sequence[str]) -> list[Path]:
 
 
 def _reason(name: str, key: str, inputs: Mapping[str, Any], earlier: Sequence[RunFolder]) -> str:
-    """Why a stage has to run, against the newest run that got to it; empty when nothing of its own changed."""
+    """Why a stage has to run, against the newest run that got to it; empty if nothing of its own changed."""
     before = next((folder for folder in earlier if folder.stage(name).get("inputs")), None)
     if before is None:
         return "never run before"
@@ -240,6 +243,8 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
     """
     planned = plan(settings, storage=around.storage, tracking_uri=around.tracking_uri, until=until)
     if planned.nothing_to_do and planned.folder is not None:
+        if tracking.has_unsent(planned.folder, around.tracking_uri):
+            tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
         return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
     with ExitStack() as stack:
         folder = _own_folder(planned, stack)
@@ -298,6 +303,7 @@ class _Work:
         reports = []
         for stage in self.planned.stages:
             reports.append(self._reuse(stage) if stage.source else self._run(stage, actions[stage.name]))
+        self.folder.update(mlflow_run_id=self.tracker.mlflow_run_id())
         report.write(self.folder, self.settings)
         self.tracker.log_artifact(self.folder.report)
         return tuple(reports)

@@ -236,7 +236,9 @@ class _Host:
         return function(**kwargs)
 
     def stream(self, function: Callable[..., Iterator[Any]], kwargs: Mapping[str, Any]) -> Iterator[Any]:
-        yield from function(**kwargs)
+        # Not `yield from`: Ray calls `send` on the generator, which not every iterator has.
+        for item in function(**kwargs):  # noqa: UP028
+            yield item
 
 
 def check_address(address: str) -> None:

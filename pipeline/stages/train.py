@@ -6,7 +6,6 @@ The worker holds TensorFlow and runs the loop; this process shows, logs and hand
 """
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,9 +78,10 @@ def train_on_worker(
     )
     for progress in run:
         yield progress
-        if progress.kind in ("epoch", "resumed") and stopping.patience is not None:
-            if epochs_without_gain(list(progress.history), stopping.metric) >= stopping.patience:
-                return
+        if stopping.patience is None or progress.kind not in ("epoch", "resumed"):
+            continue
+        if epochs_without_gain(list(progress.history), stopping.metric) >= stopping.patience:
+            return
 
 
 def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, target: Path) -> dict[str, Any]:
@@ -108,6 +108,7 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
         name=settings.name,
         epoch=best.state["epoch"],
         metrics=best.state["valid"],
+        id_column=settings.data.id,
     )
     kept.clear()
     return {
@@ -151,7 +152,7 @@ def _log(tracker: Tracker, progress: Any) -> None:
     values = {"train_loss": entry["loss"], "learning_rate": entry["learning_rate"]}
     values |= {"steps_per_second": entry["steps_per_second"]}
     values |= {f"valid_{name}": value for name, value in entry["valid"].items()}
-    tracker.log_metrics(values, step=progress.epoch, stage="train", timestamp=time.time())
+    tracker.log_metrics(values, step=progress.epoch, stage="train")
 
 
 def _sentence(progress: Any) -> str:

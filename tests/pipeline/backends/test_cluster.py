@@ -1,0 +1,182 @@
+"""A real local Ray: work done, errors as they were, nothing waited for without end, nothing left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.errors import ClusterError, DataError, Problem
+from pipeline.backends.cluster import Cluster, WorkerLost, check_address
+
+pytestmark = pytest.mark.slow
+
+
+def square(*, value: int) -> int:
+    return value * value
+
+
+def refuse(*, path: str) -> None:
+    raise DataError("Bad rows.", problems=[Problem(file=path, row=3, message="empty")], hint="Mend it.")
+
+
+def countdown(*, start: int) -> Iterator[int]:
+    yield from range(start, 0, -1)
+
+
+def die(*, after: int) -> Iterator[int]:
+    yield from range(after)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def descendants(of: int) -> set[int]:
+    """Processes that a process started, and those that these started."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        except OSError:
+            continue
+        parents[int(fields["Pid"])] = int(fields["PPid"])
+    found = {of}
+    while grown := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return found - {of}
+
+
+def listening() -> set[str]:
+    """Addresses on which this process and those below it listen."""
+    inodes = set()
+    for pid in {os.getpid(), *descendants(os.getpid())}:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                inodes.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+            except OSError:
+                continue
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].rpartition(":")[0])
+    return found
+
+
+# First, since a process can be attached to one Ray only and the fixture stays.
+def test_more_gpus_than_there_are_fail_at_once() -> None:
+    begun = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"needs 1 CPUs and 7 GPUs.*largest there has .* 0 GPUs"),
+        Cluster(address=None, num_gpus=7) as cluster,
+    ):
+        cluster.worker()
+    assert time.monotonic() - begun < 30
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(address=None) as attached:
+        yield attached
+
+
+def test_a_task_gives_its_result(cluster: Cluster) -> None:
+    futures = [cluster.task(square, value=value) for value in range(5)]
+    assert [future.result() for future in futures] == [0, 1, 4, 9, 16]
+    assert cluster.background(square, value=7).result() == 49
+
+
+def test_an_error_of_ours_comes_out_whole(cluster: Cluster) -> None:
+    with pytest.raises(DataError, match=r"rows\.parquet, row 3: empty") as caught:
+        cluster.task(refuse, path="rows.parquet").result()
+    assert caught.value.hint == "Mend it."
+    with pytest.raises(DataError, match="row 3"):
+        cluster.worker().call(refuse, path="rows.parquet")
+
+
+def test_items_come_one_by_one(cluster: Cluster) -> None:
+    assert list(cluster.worker().stream(countdown, start=3)) == [3, 2, 1]
+
+
+def test_a_killed_worker_is_named_and_can_be_replaced(cluster: Cluster) -> None:
+    seen = []
+    with pytest.raises(WorkerLost):
+        for item in cluster.worker().stream(die, after=2):
+            seen.append(item)
+    assert seen == [0, 1]
+    assert cluster.replace_worker().call(square, value=3) == 9
+
+
+def test_the_local_ray_listens_on_loopback_only(cluster: Cluster) -> None:
+    assert cluster.task(square, value=2).result() == 4
+    addresses = listening()
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert addresses
+    assert addresses <= loopback
+
+
+def test_the_token_is_readable_by_its_owner_only(cluster: Cluster) -> None:
+    assert cluster.task(square, value=2).result() == 4
+    token = Path("~/.ray/auth_token").expanduser()
+    assert not token.exists() or token.stat().st_mode & 0o077 == 0
+
+
+def test_nothing_at_the_address_fails_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    begun = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=f"127.0.0.1:{port}"),
+        Cluster(address=f"127.0.0.1:{port}") as cluster,
+    ):
+        cluster.worker()
+    assert time.monotonic() - begun < 15
+
+
+def test_something_else_at_the_address_fails_within_half_a_minute() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(ClusterError, match=address), Cluster(address=address) as cluster:
+            cluster.worker()
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:port", ":6379"])
+def test_an_address_that_is_none_is_explained(address: str) -> None:
+    with pytest.raises(ClusterError, match="expected host:port"):
+        check_address(address)
+
+
+def test_leaving_stops_every_process(root: Path) -> None:
+    code = (
+        "from pipeline.backends.cluster import Cluster\n"
+        "with Cluster(address=None) as cluster:\n"
+        "    cluster.worker()\n"
+        "    print('ready', flush=True)\n"
+        "    input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        pids = descendants(process.pid)
+        process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+    assert len(pids) > 2
+    deadline = time.monotonic() + 15
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.2)
