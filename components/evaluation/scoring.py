@@ -1,0 +1,216 @@
+"""From answers to scores with intervals: over all rows, per class, per slice, on unseen label sequences.
+
+table ─ score ─▶ Scores   metrics  accuracy, accuracy_low, accuracy_high, ..., num_sequences, num_steps
+                          per_class  confusion  reliability
+table ─ slices ─▶ a list, shortest sequences first
+table ─ unseen ─▶ the score on label sequences that do not stand in training
+table ─ worst  ─▶ the most confidently wrong sequences
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from components.evaluation.answers import Answers, read
+from components.evaluation.intervals import Interval, interval, resample, without_exception
+from components.metrics import METRICS, NUM_BINS, Sums, f1, of_task
+
+MAX_CONFUSIONS = 2_000
+NUM_SLICES = 5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one model on one set of rows; every part can be written as JSON."""
+
+    metrics: dict[str, float | int | None]  # None where the data give no number
+    per_class: tuple[dict[str, Any], ...]
+    confusion: tuple[dict[str, Any], ...]  # wrong units only, most frequent first
+    reliability: tuple[dict[str, float], ...]  # bins of confidence that hold anything
+
+
+def score(
+    predictions: pa.Table,
+    *,
+    task: str,
+    labels: Sequence[str],
+    bootstrap: int,
+    confidence: float,
+    seed: int = 0,
+) -> Scores:
+    """Scores of a predictions table, all its rows together."""
+    answers = read(predictions, task=task, labels=labels)
+    sums = _total(answers)
+    return Scores(
+        metrics=measure(answers, task=task, bootstrap=bootstrap, confidence=confidence, seed=seed),
+        per_class=tuple(_per_class(sums, labels)),
+        confusion=tuple(_confusion(answers, labels)),
+        reliability=tuple(_reliability(sums)),
+    )
+
+
+def measure(
+    answers: Answers,
+    *,
+    task: str,
+    bootstrap: int,
+    confidence: float,
+    seed: int = 0,
+    metrics: Collection[str] | None = None,
+) -> dict[str, float | int | None]:
+    """The task's metrics, or some of them, each with `_low` and `_high`, and the counts they rest on."""
+    names = [name for name in of_task(task) if metrics is None or name in metrics]
+    sums = _total(answers)
+    resamples = resample(answers, names, bootstrap=bootstrap, seed=seed)
+    flat: dict[str, float | int | None] = {}
+    for name in names:
+        value = float(METRICS[name].of(sums))
+        bounds = interval(value, resamples[name], n=len(answers), confidence=confidence)
+        if name in ("accuracy", "sequence_accuracy"):
+            bounds = _open(bounds, value, n=len(answers), confidence=confidence)
+        flat |= {name: number(value), f"{name}_low": number(bounds.low), f"{name}_high": number(bounds.high)}
+    return {**flat, "num_sequences": len(answers), "num_steps": int(answers.lengths.sum())}
+
+
+def _open(bounds: Interval, value: float, *, n: int, confidence: float) -> Interval:
+    """A bound where the bootstrap has none to give: when every answer is right, or every answer wrong."""
+    if value == 1.0:
+        return Interval(1.0 - without_exception(n, confidence=confidence), 1.0)
+    if value == 0.0:
+        return Interval(0.0, without_exception(n, confidence=confidence))
+    return bounds
+
+
+def number(value: float) -> float | None:
+    """The value, or None for what JSON has no number for."""
+    return value if math.isfinite(value) else None
+
+
+def _total(answers: Answers) -> Sums:
+    return answers.sums(np.zeros(len(answers), np.int64), 1).total()
+
+
+def _per_class(sums: Sums, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Classes that stand in truth or prediction, in the order of the labels."""
+    scores = f1(sums)
+    rows = []
+    for index in np.flatnonzero(sums.truths + sums.predicted).tolist():
+        support, predicted, hits = (int(part[index]) for part in (sums.truths, sums.predicted, sums.hits))
+        rows.append(
+            {
+                "label": labels[index],
+                "support": support,
+                "predicted": predicted,
+                "hits": hits,
+                "precision": hits / predicted if predicted else None,
+                "recall": hits / support if support else None,
+                "f1": float(scores[index]),
+            }
+        )
+    return rows
+
+
+def _confusion(answers: Answers, labels: Sequence[str]) -> list[dict[str, Any]]:
+    wrong = answers.truth != answers.predicted
+    pairs = answers.truth[wrong] * answers.num_classes + answers.predicted[wrong]
+    found, counts = np.unique(pairs, return_counts=True)
+    return [
+        {
+            "truth": labels[found[place] // answers.num_classes],
+            "predicted": labels[found[place] % answers.num_classes],
+            "count": int(counts[place]),
+        }
+        for place in np.argsort(-counts, kind="stable")[:MAX_CONFUSIONS]
+    ]
+
+
+def _reliability(sums: Sums) -> list[dict[str, float]]:
+    return [
+        {
+            "low": k / NUM_BINS,
+            "high": (k + 1) / NUM_BINS,
+            "count": int(sums.binned[k]),
+            "confidence": float(sums.binned_confidence[k] / sums.binned[k]),
+            "accuracy": float(sums.binned_right[k] / sums.binned[k]),
+        }
+        for k in np.flatnonzero(sums.binned).tolist()
+        if math.isfinite(sums.binned_confidence[k])
+    ]
+
+
+def slices(
+    predictions: pa.Table,
+    *,
+    by: Collection[str],
+    task: str,
+    labels: Sequence[str],
+    bootstrap: int,
+    confidence: float,
+) -> dict[str, list[dict[str, Any]]]:
+    """Scores by property of the row. `length`: about equal numbers of sequences from short to long."""
+    answers = read(predictions, task=task, labels=labels)
+    return {
+        name: [
+            {
+                "low": int(answers.lengths[rows].min()),
+                "high": int(answers.lengths[rows].max()),
+                **measure(answers.take(rows), task=task, bootstrap=bootstrap, confidence=confidence),
+            }
+            for rows in SLICES[name](answers)
+        ]
+        for name in by
+    }
+
+
+def _by_length(answers: Answers) -> list[np.ndarray]:
+    if not len(answers):
+        return []
+    cuts = np.unique(np.quantile(answers.lengths, np.linspace(0, 1, NUM_SLICES + 1)[1:-1], method="higher"))
+    part = np.searchsorted(cuts, answers.lengths, side="left")
+    return [np.flatnonzero(part == index) for index in np.unique(part)]
+
+
+SLICES: Mapping[str, Callable[[Answers], list[np.ndarray]]] = {"length": _by_length}
+
+
+def unseen(
+    predictions: pa.Table, *, task: str, labels: Sequence[str], bootstrap: int, confidence: float
+) -> dict[str, Any] | None:
+    """How many label sequences stand in training too, and the score on the others; None for a classifier.
+
+    A labeller that has met every label sequence in training may know them by heart; the score on the others
+    says what it can do beyond that. `metrics` is None where there are no others.
+    """
+    if task != "labelling":
+        return None
+    known = predictions["seen"].to_numpy(zero_copy_only=False).astype(bool)
+    sequences = {
+        tuple(truth): bool(seen) for truth, seen in zip(predictions["truth"].to_pylist(), known, strict=True)
+    }
+    found: dict[str, Any] = {
+        "num_sequences": len(known),
+        "num_seen": int(known.sum()),
+        "num_distinct": len(sequences),
+        "num_distinct_seen": sum(sequences.values()),
+        "metrics": None,
+        "reason": "",
+    }
+    if not len(known):
+        return {**found, "reason": "There are no rows."}
+    if known.all():
+        return {**found, "reason": "Every label sequence of these rows also stands in training."}
+    others = read(predictions.filter(pa.array(~known)), task=task, labels=labels)
+    return {**found, "metrics": measure(others, task=task, bootstrap=bootstrap, confidence=confidence)}
+
+
+def worst(answers: Answers, *, most: int) -> list[int]:
+    """Places of the sequences with the most confident wrong answer in them, worst first."""
+    wrong = np.where(answers.truth != answers.predicted, np.nan_to_num(answers.confidence, nan=1.0), -1.0)
+    if not len(wrong):
+        return []
+    peaks = np.maximum.reduceat(wrong, answers.starts)
+    return [int(place) for place in np.argsort(-peaks, kind="stable")[:most] if peaks[place] >= 0]
