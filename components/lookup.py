@@ -4,21 +4,14 @@ find(OPTIMIZERS, "adam", kind="optimizer")
 find(OPTIMIZERS, "my_package.my_module:Lion", kind="optimizer")
 """
 
-import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 from components.errors import ModelError
+from conf.names import nearest
 
 T = TypeVar("T")
-
-
-def nearest(name: str, options: Iterable[str]) -> str | None:
-    """The option most like the name, whatever the case, or None when none is like it."""
-    by_lower = {option.lower(): option for option in options}
-    matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[matches[0]] if matches else None
 
 
 def find(registry: Mapping[str, T], name: str, *, kind: str) -> T:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from conf.load import reference
+from conf.reference import page
 from pipeline.cli import recurra
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -38,7 +38,7 @@ def pages() -> dict[Path, str]:
     """The text of every generated page by its path."""
     return {
         FOLDER / "commands.md": COMMANDS_HEAD + "".join(_sections()),
-        FOLDER / "settings.md": reference().rstrip("\n") + "\n",
+        FOLDER / "settings.md": page().rstrip("\n") + "\n",
     }
 
 

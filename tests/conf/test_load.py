@@ -1,0 +1,239 @@
+"""Settings files: stacked, overridden, and every mistake named with its place."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf import load as module
+from conf.load import SettingsError, json_schema, load, resolved
+from conf.schema import Settings
+
+GOOD = """\
+name: words
+task: labelling
+data:
+  path: words.parquet
+  inputs: [{column: frames}]
+  target: {column: labels}
+  split: {column: fold, valid: [1], test: [0]}
+train:
+  epochs: 3
+"""
+
+
+def write(folder: Path, text: str, name: str = "conf.yaml") -> Path:
+    (folder / name).write_text(text, "utf8")
+    return folder / name
+
+
+def mistakes(path: Path, *overrides: str) -> dict[str, str]:
+    """Each problem by its key; the value is the whole line."""
+    with pytest.raises(SettingsError) as caught:
+        load([path], overrides)
+    assert caught.value.exit_code == 2
+    return {problem.key: str(problem) for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize("name", ["ocr_letters.yaml", "mnist_rows.yaml"])
+def test_the_shipped_settings_load_and_find_their_data(root: Path, name: str) -> None:
+    settings = load([root / "conf" / name])
+    assert isinstance(settings.data.path, str)
+    assert Path(settings.data.path).is_file()
+
+
+def test_the_contracts_example_loads_word_for_word(tmp_path: Path) -> None:
+    settings = load(
+        [
+            write(
+                tmp_path,
+                """\
+name: ocr-letters
+task: labelling
+data:
+  path: ../examples/ocr_letters/ocr_letters.parquet
+  format: auto
+  layout: sequence
+  id: id
+  inputs:
+    - {column: frames, kind: numeric, scale: none}
+  context: []
+  target: {column: labels, scheme: none}
+  split: {column: fold, valid: [1], test: [0]}
+  max_length: null
+  on_bad_row: fail
+model: {cell: gru, units: 128, layers: 1, bidirectional: true, unroll: false,
+        dropout: {input: 0.0, output: 0.3, recurrent: 0.0}, readout: last, crf: false}
+train: {epochs: 15, batch_size: 64, optimizer: adam, learning_rate: 2e-3, schedule: cosine, clip_norm: 1.0,
+        early_stopping: {metric: loss, patience: 3}, precision: float32, seed: 0, devices: auto, nodes: 1}
+tune: null
+evaluate: {bootstrap: 1000, slices: [length]}
+gate: {floors: {accuracy: 0.90}, better_on: accuracy, confidence: 0.95}
+register: {alias: champion}
+""",
+            )
+        ]
+    )
+    assert settings.train.learning_rate == 0.002
+    assert settings.registration.alias == "champion"
+
+
+def test_a_relative_path_is_taken_from_the_file_that_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    base = write(tmp_path, GOOD)
+    above = write(tmp_path / "deep", "data: {path: [a.parquet, b.parquet]}\n")
+    other = write(tmp_path / "deep", "train: {epochs: 9}\n", "other.yaml")
+    assert load([base]).data.path == str(tmp_path / "words.parquet")
+    assert load([base, other]).data.path == str(tmp_path / "words.parquet")
+    assert load([base, above]).data.path == tuple(
+        str(tmp_path / "deep" / name) for name in ("a.parquet", "b.parquet")
+    )
+    assert load([base], ["data.path=c.parquet"]).data.path == str(tmp_path / "here" / "c.parquet")
+
+
+def test_later_files_and_options_have_the_last_word(tmp_path: Path) -> None:
+    base = write(tmp_path, GOOD)
+    above = write(tmp_path, "train: {batch_size: 8}\ngate: {floors: {accuracy: 0.5}}\n", "above.yaml")
+    settings = load([base, above], ["train.epochs=4", "train.epochs=5", "data.inputs.0.scale=minmax"])
+    assert (settings.train.epochs, settings.train.batch_size) == (5, 8)
+    assert settings.gate.floors == {"accuracy": 0.5}
+    assert settings.data.inputs[0].scale == "minmax"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 0.001), ("1E-3", 0.001), (".5", 0.5), ("1", 1.0), ("0.1", 0.1)]
+)
+def test_numbers_are_numbers(tmp_path: Path, text: str, value: float) -> None:
+    assert load([write(tmp_path, GOOD)], [f"train.learning_rate={text}"]).train.learning_rate == value
+
+
+def test_words_that_yaml_1_1_took_for_truth_values_are_text(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("valid: [1], test: [0]", "valid: [NO, off], test: [SE]"))
+    split: Any = load([path]).data.split
+    assert (split.valid, split.test) == (("NO", "off"), ("SE",))
+
+
+def test_what_could_mean_two_things_is_refused(tmp_path: Path) -> None:
+    found = mistakes(write(tmp_path, GOOD + "  batch_size: 010\n  learning_rate: 12:30\n"))
+    assert "conf.yaml:10" in found["train.batch_size"]
+    assert "010 could mean two numbers" in found["train.batch_size"]
+    assert "received '12:30'" in found["train.learning_rate"]
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    found = mistakes(write(tmp_path, GOOD + "  epochs: 4\n"))
+    assert found == {"train.epochs": f"{tmp_path}/conf.yaml:10: train.epochs: stands twice, first in line 9"}
+
+
+@pytest.mark.parametrize(
+    ("addition", "key", "meant"),
+    [
+        ("  learning_rat: 0.1\n", "train.learning_rat", "train.learning_rate"),
+        ("  lr: 0.1\n", "train.lr", "train.learning_rate"),
+        ("  units: 8\n", "train.units", "model.units"),
+        ("epochs: 3\n", "epochs", "train.epochs"),
+        ("modle: {}\n", "modle", "model"),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_one(tmp_path: Path, addition: str, key: str, meant: str) -> None:
+    line = mistakes(write(tmp_path, GOOD + addition))[key]
+    assert f"did you mean {meant}?" in line
+    assert "conf.yaml:10" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [
+        ("train.learning_rate=.nan", "train.learning_rate"),
+        ("train.learning_rate=.inf", "train.learning_rate"),
+        ("train.learning_rate=-1", "train.learning_rate"),
+        ("train.learning_rate='1e-3'", "train.learning_rate"),
+        ("train.epochs=0", "train.epochs"),
+        ("train.epochs=2.5", "train.epochs"),
+        ("train.epochs=true", "train.epochs"),
+        ("train.devices=gpu:0", "train.devices"),
+        ("model.cell=grru", "model.cell"),
+        ("model.dropout.output=1.0", "model.dropout.output"),
+        ("gate.floors={loss: 0.1}", "gate.floors.loss"),
+        ("gate.floors={accuracy: 1.5}", "gate.floors.accuracy"),
+        ("register.alias=latest", "register.alias"),
+        ("register.alias=v1", "register.alias"),
+        ("name=../up", "name"),
+        ("data.path=s3://bucket/key", "data.path"),
+        ("data.inputs=[]", "data.inputs"),
+        ("data.inputs.3.scale=none", "data.inputs.3.scale"),
+        ("tune={trials: 3}", "tune"),
+        ("data.split={valid: 0.1}", "data.split"),
+        ("data.split={by: hash, valid: 0.6, test: 0.6}", "data.split.valid"),
+    ],
+)
+def test_an_impossible_value_is_named_with_the_option_that_gave_it(
+    tmp_path: Path, option: str, key: str
+) -> None:
+    found = mistakes(write(tmp_path, GOOD), option)
+    assert list(found) == [key]
+    assert found[key].startswith(f"--set {option}: {key}:")
+
+
+def test_all_mistakes_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = GOOD.replace("task: labelling", "task: labeling").replace("epochs: 3", "epochs: 0\n  lr: 1")
+    with pytest.raises(SettingsError) as caught:
+        load([write(tmp_path, text)], ["train.seed=-1"])
+    assert [problem.key for problem in caught.value.problems] == [
+        "task",
+        "train.epochs",
+        "train.lr",
+        "train.seed",
+    ]
+    assert "4 mistakes" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("- a\n- b\n", "holds a list, expected a mapping"),
+        ("just text\n", "holds text, expected a mapping"),
+        ("name: [1, 2\n", "is not YAML"),
+        ("name: a\n---\nname: b\n", "second document"),
+        ("name: !!python/object:os.system x\n", "tag"),
+        ("name: &a words\ntask: *a\n", "anchor"),
+        ("name: 'a\tb\x01'\n", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load([write(tmp_path, text)])
+    assert said in str(caught.value)
+    assert "conf.yaml" in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    (tmp_path / "large.yaml").write_text("#" * (module.MAX_BYTES + 1), "utf8")
+    for name, said in [
+        ("absent.yaml", "No such file"),
+        ("latin.yaml", "byte 9 is 0xe9"),
+        ("large.yaml", "at most"),
+        (".", "Is a directory"),
+    ]:
+        with pytest.raises(SettingsError, match=said):
+            load([tmp_path / name])
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load([tmp_path / "bom.yaml"]).name == "words"
+
+
+def test_what_is_resolved_loads_again_as_the_same_settings(tmp_path: Path) -> None:
+    settings = load([write(tmp_path, GOOD)])
+    assert Settings.model_validate(resolved(settings)) == settings
+
+
+def test_the_json_schema_names_the_keys_as_files_do() -> None:
+    assert {"name", "task", "data", "register"} <= set(json_schema()["properties"])
