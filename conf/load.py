@@ -141,7 +141,8 @@ def _read_file(draft: _Draft, path: Path) -> None:
     else:
         folder = path.absolute().parent
         _merge(draft.values, values)
-        if "path" in (values.get("data") if isinstance(values.get("data"), dict) else {}):
+        data = values.get("data")
+        if isinstance(data, dict) and "path" in data:
             draft.folders["data", "path"] = folder
 
 
@@ -221,6 +222,7 @@ class _Reader:
         if isinstance(node, SequenceNode):
             self.check_tag(node, key, "tag:yaml.org,2002:seq")
             return [self.value(item, (*key, index)) for index, item in enumerate(node.value)]
+        assert isinstance(node, ScalarNode)  # nothing else is composed: aliases are the node they name
         return self.scalar(node, key)
 
     def mapping(self, node: MappingNode, key: Key) -> dict[str, Any]:
@@ -241,7 +243,7 @@ class _Reader:
         return found
 
     def scalar(self, node: ScalarNode, key: Key) -> Any:
-        line, text, tag = node.start_mark.line, node.value, node.tag.rpartition(":")[2]
+        line, text, tag = node.start_mark.line, node.value, str(node.tag).rpartition(":")[2]
         if node.style is None and LEADING_ZERO.match(text):
             plain = text.lstrip("+-0_") or "0"
             self.complain(line, key, f"{text} could mean two numbers", f"write {plain}, or '{text}' for text")
@@ -368,11 +370,11 @@ def setting_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterato
     for name, info in model.model_fields.items():
         key = prefix + (info.alias or name)
         yield key
-        for section in sections_in(info.annotation, info.metadata):
+        for section in sections_in(info.annotation):
             yield from setting_keys(section, f"{key}.")
 
 
-def sections_in(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[type[BaseModel]]:
+def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """The sections that a field holds, also within unions and lists."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
@@ -384,7 +386,9 @@ def sections_in(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[type[
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", str: "text"}.get(type(value), "a single value")
+    if isinstance(value, list):
+        return "a list"
+    return "text" if isinstance(value, str) else "a single value"
 
 
 def _shown(value: Any) -> str:

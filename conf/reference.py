@@ -7,8 +7,8 @@ from conf.load import json_schema
 
 HEAD = """# Settings
 
-Every key of a settings file. Generated from the schema by `scripts/reference`; `recurra schema` prints the same
-as JSON Schema for editors. How files stack and what `--set` takes: `recurra run --help`.
+Every key of a settings file. Generated from the schema by `scripts/reference.py`; `recurra schema` prints
+the same as JSON Schema for editors. How files stack and what `--set` takes: `recurra run --help`.
 """
 
 

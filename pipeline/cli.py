@@ -109,10 +109,49 @@ def _common(command: Command) -> Command:
     )(with_common)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """Commands in the help as they stand here: in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="recurra")
 def recurra() -> None:
     """Recurrent networks, retrained on schedule: raw sequences to a registered, gated model."""
+
+
+@_with(recurra.command(), *_settings_parameters)
+@_common
+def check(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
+    """Settings, data, cluster and tracker: every problem at once, nothing started."""
+    from pipeline.checks import check as check_all
+
+    problems = check_all(_load(conf, overrides), _surroundings(common))
+    text = "No problems found." if not problems else ""
+    common.console.result(text, {"problems": [dataclasses.asdict(problem) for problem in problems]})
+    if problems:
+        for problem in problems:
+            common.console.error(f"{problem.place}: {problem.message}", problem.hint)
+        sys.exit(max(problem.exit_code for problem in problems))
+
+
+@_with(recurra.command(), *_settings_parameters)
+@_common
+def plan(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
+    """Which stages would run or be reused, and why."""
+    from pipeline.run import plan as make_plan
+
+    planned = make_plan(_load(conf, overrides), storage=common.storage, tracking_uri=common.tracking_uri)
+    rows = [
+        {"name": stage.name, "status": "reuse" if stage.source else "run", "reason": stage.reason}
+        for stage in planned.stages
+    ]
+    if common.console.as_json:
+        common.console.result("", {"stages": rows})
+    else:
+        common.console.table("", ["stage", "would", "because"], [list(row.values()) for row in rows])
 
 
 def _stage_command(name: str, stage: str, description: str) -> None:
@@ -139,38 +178,6 @@ _stage_command(
     "register",
     "Register the model in MLflow, and promote it if it passes its gate and beats the champion.",
 )
-
-
-@_with(recurra.command(), *_settings_parameters)
-@_common
-def plan(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
-    """Which stages would run or be reused, and why."""
-    from pipeline.run import plan as make_plan
-
-    planned = make_plan(_load(conf, overrides), storage=common.storage, tracking_uri=common.tracking_uri)
-    rows = [
-        {"name": stage.name, "status": "reuse" if stage.source else "run", "reason": stage.reason}
-        for stage in planned.stages
-    ]
-    if common.console.as_json:
-        common.console.result("", {"stages": rows})
-    else:
-        common.console.table("", ["stage", "would", "because"], [list(row.values()) for row in rows])
-
-
-@_with(recurra.command(), *_settings_parameters)
-@_common
-def check(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
-    """Settings, data, cluster and tracker: every problem at once, nothing started."""
-    from pipeline.checks import check as check_all
-
-    problems = check_all(_load(conf, overrides), _surroundings(common))
-    text = "No problems found." if not problems else ""
-    common.console.result(text, {"problems": [dataclasses.asdict(problem) for problem in problems]})
-    if problems:
-        for problem in problems:
-            common.console.error(f"{problem.place}: {problem.message}", problem.hint)
-        sys.exit(max(problem.exit_code for problem in problems))
 
 
 @recurra.command()
@@ -209,8 +216,10 @@ def predict(
 def models(name: str, common: Common) -> None:
     """Versions of a registered model: aliases, scores with intervals, verdicts, promotions."""
     from pipeline.outcomes import show_models
+    from pipeline.stages.register import models as known
 
-    show_models(name, storage=common.storage, tracking_uri=common.tracking_uri, console=common.console)
+    found = known(name, storage=common.storage, tracking_uri=common.tracking_uri)
+    show_models(found, console=common.console)
 
 
 @recurra.command()
@@ -248,7 +257,7 @@ def schema(reference: bool) -> None:
     import json
 
     from conf.load import json_schema
-    from conf.load import reference as page
+    from conf.reference import page
 
     click.echo(page() if reference else json.dumps(json_schema(), indent=1))
 

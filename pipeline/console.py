@@ -26,7 +26,8 @@ class Bar(Protocol):
 
     def advance(self, n: float = 1, **notes: Any) -> None: ...
 
-    def at(self, done: float, **notes: Any) -> None: ...
+    def at(self, done: float, **notes: Any) -> None:
+        """Set what is done. A note `total` sets the total instead of being shown."""
 
 
 @dataclass
@@ -35,10 +36,19 @@ class _RichBar:
     task: bars.TaskID
 
     def advance(self, n: float = 1, **notes: Any) -> None:
-        self.progress.update(self.task, advance=n, **_shown(notes))
+        self.progress.advance(self.task, n)
+        self._note(notes)
 
     def at(self, done: float, **notes: Any) -> None:
-        self.progress.update(self.task, completed=done, **_shown(notes))
+        self.progress.update(self.task, completed=done)
+        self._note(notes)
+
+    def _note(self, notes: Mapping[str, Any]) -> None:
+        total = notes.get("total")
+        if total is not None:
+            self.progress.update(self.task, total=total)
+        if shown := _joined(notes):
+            self.progress.update(self.task, notes=shown)
 
 
 class _PlainBar:
@@ -50,7 +60,7 @@ class _PlainBar:
         self.at(self.done + n, **notes)
 
     def at(self, done: float, **notes: Any) -> None:
-        self.done = done
+        self.done, self.total = done, notes.get("total", self.total)
         now = time.monotonic()
         if now - self.printed < PLAIN_LINE_SECONDS:
             return
@@ -146,11 +156,7 @@ def clean(text: str) -> str:
 
 
 def _joined(notes: Mapping[str, Any]) -> str:
-    return " ".join(f"{name} {_short(value)}" for name, value in notes.items())
-
-
-def _shown(notes: Mapping[str, Any]) -> dict[str, str]:
-    return {"notes": _joined(notes)} if notes else {}
+    return " ".join(f"{name} {_short(value)}" for name, value in notes.items() if name != "total")
 
 
 def _short(value: Any) -> str:

@@ -100,3 +100,20 @@ def find_report(run: str, *, storage: Path) -> Path:
     raise StorageError(
         f"There is no run {run!r} in {storage}.", hint="Give a run folder, a run id or a name."
     )
+
+
+def show_models(known: Mapping[str, Any], *, console: Console) -> None:
+    """A registered model's versions and the promotions among them."""
+    rows = []
+    for version in known["versions"]:
+        aliases = " ".join(f"@{alias}" for alias in version["aliases"])
+        score = _score("accuracy", version["metrics"]) if "accuracy" in version["metrics"] else ""
+        rows.append([version["version"], aliases, version["verdict"] or "", score, version["created"]])
+    if not console.as_json:
+        console.table(known["name"], ["version", "alias", "verdict", "on its test rows", "created"], rows)
+        changes = [
+            [each["at"], f"@{each['alias']}", each["from"] or "-", each["to"], each["who"], each["why"]]
+            for each in known["ledger"]
+        ]
+        console.table("\nPromotions", ["when", "alias", "from", "to", "who", "why"], changes)
+    console.result("", known)

@@ -19,11 +19,12 @@ from conf.load import resolved
 from conf.schema import Settings
 from pipeline import report
 from pipeline.backends import tracking, workspace
-from pipeline.backends.cluster import Cluster
+from pipeline.backends.cluster import Cluster, Future
 from pipeline.backends.signals import Signals
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.evaluate import baselines, evaluate
+from pipeline.stages.predict import predict
 from pipeline.stages.prepare import prepare
 from pipeline.stages.register import register
 from pipeline.stages.train import train
@@ -290,8 +291,9 @@ class _Work:
         self.tracker = stack.enter_context(
             tracking.open_run(around.tracking_uri, folder=folder, settings=settings)
         )
-        self.shared = {"folder": folder, "cluster": self.cluster, "console": around.console}
-        self.proof = stack.enter_context(ExitStack())
+        self.shared: dict[str, Any] = {"folder": folder, "cluster": self.cluster, "console": around.console}
+        self.baselines: Future | None = None
+        self.stack = stack
 
     def run(self) -> tuple[StageReport, ...]:
         actions: Mapping[str, Callable[[Planned], dict[str, Any]]] = {
@@ -358,7 +360,7 @@ class _Work:
 
     def _evaluate(self, stage: Planned) -> dict[str, Any]:
         if self._runs("register"):
-            self.tracker.start_proof(self.proof)
+            self.tracker.start_proof(self.stack)
         return evaluate(self.settings, baselines=self.baselines, **self.shared)
 
     def _register(self, stage: Planned) -> dict[str, Any]:
@@ -376,3 +378,27 @@ def resources(devices: str) -> tuple[int, int | str]:
     if kind == "gpu":
         return 1, count if count == "all" else int(count)
     return 1, "auto"
+
+
+def predict_rows(
+    model: str,
+    data: Sequence[str],
+    *,
+    out: Path,
+    n_best: int,
+    distribution: bool,
+    around: Surroundings,
+) -> dict[str, Any]:
+    """Answers of a registered model, or of a run's, for new rows; see `stages/predict.py`."""
+    with Cluster(address=around.address, num_gpus="auto", note=around.console.detail) as cluster:
+        cluster.on_attach.append(around.signals.install)
+        return predict(
+            model,
+            data,
+            out=out,
+            tracking_uri=around.tracking_uri,
+            cluster=cluster,
+            console=around.console,
+            n_best=n_best,
+            distribution=distribution,
+        )

@@ -298,7 +298,8 @@ def _get(reference: Any) -> Any:
     except (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
         raise WorkerLost(
             f"A worker process died: {_first_line(error)}",
-            hint="Out of memory? Try a smaller train.batch_size. The same command goes on from the last checkpoint.",
+            hint="Out of memory? Try a smaller train.batch_size; the same command goes on from the last"
+            " checkpoint.",
         ) from error
 
 
