@@ -1,0 +1,92 @@
+"""Where MLflow lives, as its users write it: made absolute, shown without secrets, tried out cheaply.
+
+sqlite:///mlflow.db                     a file, relative to the current folder
+postgresql://user:password@host/mlflow  a database (extra `postgres`)
+https://mlflow.example.org              a tracking server
+"""
+
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from components.errors import TrackerError
+
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+SQLITE = "sqlite:///"
+CONNECT_SECONDS = 5.0
+
+_USER_AND_PASSWORD = re.compile(r"(?<=://)\S*@")
+_SECRET_OPTION = re.compile(r"(?i)([?&][^=&\s]*(?:password|secret|token|key)[^=&\s]*=)[^&\s]+")
+
+
+def absolute(uri: str, folder: Path) -> str:
+    """The URI with a relative SQLite path resolved against `folder`.
+
+    Raises:
+        ValueError: it is none of the kinds that can be used.
+    """
+    if scheme_of(uri) not in SCHEMES or "://" not in uri:
+        raise ValueError(
+            f"the tracking URI is {redact(uri)!r}, expected sqlite:///file.db, http(s)://host or "
+            f"postgresql://host/database"
+        )
+    if not uri.startswith("sqlite:"):
+        return uri.rstrip("/")
+    path, _, options = uri.removeprefix(SQLITE).partition("?")
+    if not uri.startswith(SQLITE) or path in ("", ":memory:"):
+        raise ValueError(f"the tracking URI is {uri!r}, expected sqlite:/// and the path of a file")
+    return f"{SQLITE}{(folder / path).resolve()}{'?' if options else ''}{options}"
+
+
+def scheme_of(uri: str) -> str:
+    """`postgresql` of `postgresql+psycopg://...`."""
+    return uri.partition(":")[0].partition("+")[0].lower()
+
+
+def redact(text: str) -> str:
+    """`text` with user names, passwords and secret options of the URIs in it masked."""
+    return _SECRET_OPTION.sub(r"\1***", _USER_AND_PASSWORD.sub("***@", text))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an absolute SQLite URI; None for other kinds."""
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
+
+
+def probe(uri: str) -> None:
+    """Fail soon where nothing can be there: MLflow itself tries for minutes, or, with a database, an hour.
+
+    Raises:
+        TrackerError: nothing listens at the address, or the file's folder cannot be written.
+    """
+    path = sqlite_path(uri)
+    if path is not None:
+        _probe_file(path)
+        return
+    parts = urlsplit(uri)
+    host, port = parts.hostname, parts.port or PORTS[scheme_of(uri)]
+    # A database's Unix socket, or a server that only a proxy reaches.
+    if host is None or (parts.scheme in getproxies() and not proxy_bypass(host)):
+        return
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise TrackerError(
+            f"MLflow does not answer at {redact(uri)}: {error.strerror or error}.",
+            hint="Is the server up? Another one can be named with --tracking-uri.",
+        ) from error
+
+
+def _probe_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise TrackerError(
+            f"MLflow's database {path} cannot be written: {error.strerror or error}.",
+            hint="Choose another place with --tracking-uri sqlite:///PATH.",
+        ) from error

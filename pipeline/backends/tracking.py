@@ -1,0 +1,332 @@
+"""The only door to MLflow: what a run logs, sent from the side, and what the registry needs.
+
+    with open_run(uri, folder=..., settings=...) as tracker:     one MLflow run, named after the run folder
+        with tracker.stage("train"):                             one nested run
+            tracker.log_metrics({"loss": 0.1}, step=3, stage="train")
+
+Everything goes into the run folder's spool first (spool.py); MLflow itself is imported by the thread that
+sends, so neither its import nor its absence holds anybody up.
+"""
+
+import contextlib
+import getpass
+import hashlib
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from filelock import FileLock, Timeout
+
+from components.errors import TrackerError
+from conf.load import resolved
+from conf.schema import Settings
+from pipeline.backends.addresses import probe, redact, sqlite_path
+from pipeline.backends.deliveries import Delivery, NotThere, Refused
+from pipeline.backends.proofs import Proof, start_proof
+from pipeline.backends.recorders import Recorder, status_of
+from pipeline.backends.spool import Deliver, Sender, Spool, sent_so_far
+
+# Read by MLflow when it is imported, or at each request.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # seven by default, which block for four minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its log holds tracebacks of errors that are dealt with here
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",  # runs `pip install --dry-run` without a time limit
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+PATIENCE_SECONDS = 90.0
+SCHEMA_SECONDS = 120.0
+CLOSE_SECONDS = 30.0
+SPOOL = "tracking.jsonl"
+
+T = TypeVar("T")
+
+
+class Store:
+    """One MLflow, opened on first use; safe to share between threads."""
+
+    def __init__(
+        self, uri: str, *, artifacts: Path | None = None, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        """`artifacts` is where files go when the URI is a database; beside the file for SQLite."""
+        self.uri, self.patience = uri, patience
+        database = sqlite_path(uri)
+        self.artifacts = database.parent / "mlartifacts" if database else artifacts
+        self._client: Any = None
+        self._opening = threading.Lock()
+
+    def call(self, action: Callable[[Any], T]) -> T:
+        """`action(client)`, once.
+
+        Raises:
+            Refused: MLflow will not do it.
+            TrackerError: MLflow is away, or in trouble; trying again may help.
+        """
+        self._open_once()
+        with self._errors_as_ours():
+            return action(self._client)
+
+    @property
+    def mlflow(self) -> Any:
+        """The mlflow module, imported in quiet."""
+        self._open_once()
+        import mlflow
+
+        return mlflow
+
+    def patiently(self, action: Callable[[Any], T]) -> T:
+        """`action(client)`, tried again for `patience` seconds while MLflow is away."""
+        deadline = time.monotonic() + self.patience
+        wait = 0.5
+        while True:
+            try:
+                return self.call(action)
+            except Refused:
+                raise
+            except TrackerError:
+                if time.monotonic() + wait > deadline:
+                    raise
+            time.sleep(wait)
+            wait = min(2 * wait, 10.0)
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment, created if need be, also when several processes do so at once."""
+        found = self.call(lambda client: client.get_experiment_by_name(name))
+        if found is None:
+            place = (self.artifacts / name).as_uri() if self.artifacts else None
+            try:
+                return self.call(lambda client: client.create_experiment(name, artifact_location=place))
+            except Refused:  # another process was faster
+                found = self.call(lambda client: client.get_experiment_by_name(name))
+        if found is None or found.lifecycle_stage == "deleted":
+            raise TrackerError(
+                f"The MLflow experiment {name!r} was deleted.",
+                hint="Restore it (`mlflow experiments restore`), remove it for good (`mlflow gc`), or train "
+                "under another name.",
+            )
+        return found.experiment_id
+
+    def _open_once(self) -> None:
+        with self._opening:
+            if self._client is None:
+                self._client = self._open()
+
+    def _open(self) -> Any:
+        probe(self.uri)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
+        from mlflow.store.db import utils
+
+        # Fifteen by default: an hour for a database that refuses the password.
+        utils.MAX_RETRY_COUNT = 2
+        logging.getLogger("alembic").setLevel(logging.CRITICAL)
+        database = sqlite_path(self.uri)
+        with self._errors_as_ours():
+            if database is None:
+                return self._connected()
+            try:
+                # MLflow makes the tables on first use, and two processes that do so at once break each other.
+                with FileLock(f"{database}.lock", timeout=SCHEMA_SECONDS):
+                    return self._connected()
+            except Timeout as error:
+                raise TrackerError(f"Another process has held {database}.lock for too long.") from error
+
+    def _connected(self) -> Any:
+        import mlflow
+
+        client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        client.search_experiments(max_results=1)
+        client.search_registered_models(max_results=1)
+        return client
+
+    @contextmanager
+    def _errors_as_ours(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except MlflowException as error:
+            kind: type[TrackerError] = TrackerError
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                kind = NotThere
+            elif error.get_http_status_code() in (400, 409, 422):
+                kind = Refused
+            raise kind(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
+        except (OSError, SQLAlchemyError) as error:
+            raise TrackerError(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
+
+
+class Folder(Protocol):
+    """What of a run folder is needed here."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def settings(self) -> Path: ...
+    @property
+    def storage(self) -> Path: ...
+    @property
+    def run_id(self) -> str: ...
+    def held(self) -> AbstractContextManager[bool]: ...
+
+
+class Tracker(Recorder):
+    """What one pipeline run tells MLflow. Nothing here waits for MLflow unless it says so."""
+
+    def __init__(self, store: Store, *, spool: Path, experiment: str, run_id: str) -> None:
+        self.store, self.experiment, self.run_id = store, experiment, run_id
+        self.problems: list[str] = []
+        self.proof: Proof | None = None
+        self._spool = Spool(spool, target=_target(store.uri))
+        self._sender = Sender(self._spool, self._connect)
+        super().__init__(self._sender.append, earlier=self._spool.entries())
+
+    def start_proof(self, stack: ExitStack) -> None:
+        """Start the process that will prove the registered model; it is gone when the stack closes."""
+        self.proof = stack.enter_context(start_proof())
+
+    @property
+    def failure(self) -> TrackerError | None:
+        """Why nothing gets through at the moment."""
+        return self._sender.failure
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until MLflow has everything logged so far; False when `timeout` seconds were not enough."""
+        return self._sender.flush(timeout)
+
+    def require(self) -> None:
+        """Wait, as patiently as the store says, until MLflow has everything.
+
+        Raises:
+            TrackerError: it could not be reached in that time.
+        """
+        if not self.flush(self.store.patience):
+            raise self.failure or TrackerError(
+                f"MLflow at {redact(self.store.uri)} took nothing for {self.store.patience:.0f} s.",
+                hint="The same command goes on from here.",
+            )
+
+    def mlflow_run_id(self, stage: str = "", *, timeout: float = 30.0) -> str | None:
+        """MLflow's own id of the run, or of a stage's; None while MLflow is away."""
+        self.flush(timeout)
+        return self._spool.memory.get("runs", {}).get(stage)
+
+    def experiment_id(self) -> str | None:
+        """MLflow's id of the experiment, once something was sent."""
+        return self._spool.memory.get("experiment")
+
+    def close(self, timeout: float) -> bool:
+        """Send what is left and stop; False when some of it stays in the spool."""
+        done = self._sender.close(timeout)
+        self._spool.close()
+        return done
+
+    def _connect(self) -> Deliver:
+        parent = self._spool.memory.get("runs", {}).get("")
+        if parent is not None:
+            try:
+                self.store.call(lambda client: client.get_run(parent))
+            except NotThere:  # another database at the same place
+                self._spool.rewind()
+        return Delivery(
+            self.store.call,
+            entities=self.store.mlflow.entities,
+            experiment=lambda: self.store.experiment(self.experiment),
+            run_id=self.run_id,
+            memory=self._spool.memory,
+            problems=self.problems,
+        )
+
+
+@contextmanager
+def open_run(
+    uri: str,
+    *,
+    folder: Folder,
+    settings: Settings,
+    tags: Mapping[str, str] | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+    patience: float = PATIENCE_SECONDS,
+) -> Iterator[Tracker]:
+    """The MLflow run of a run folder, begun or gone on with; it ends as FINISHED, FAILED or KILLED.
+
+    `warn` hears what MLflow refused, and what could not be sent by the end.
+    """
+    store = Store(uri, artifacts=folder.storage.parent / "mlartifacts", patience=patience)
+    spool = folder.path / SPOOL
+    tracker = Tracker(store, spool=spool, experiment=settings.name, run_id=folder.run_id)
+    tracker.start({**_origin(folder), **(tags or {})})
+    tracker.log_params(resolved(settings))
+    tracker.log_artifact(folder.settings)
+    try:
+        yield tracker
+    except BaseException as error:
+        tracker.log_tags({"error": f"{type(error).__name__}: {error}"})
+        tracker.end(status_of(error))
+        raise
+    else:
+        tracker.end("FINISHED")
+    finally:
+        # One that has been away for a while is not waited for again.
+        if not tracker.close(timeout=CLOSE_SECONDS if tracker.failure is None else 5.0):
+            warn(f"MLflow at {redact(uri)} is away; {spool} keeps what it lacks for the next time.")
+        for problem in tracker.problems:
+            warn(problem)
+
+
+def has_unsent(folder: Folder, uri: str) -> bool:
+    """Whether a run folder still holds values that this MLflow has not got; MLflow is not asked."""
+    path = folder.path / SPOOL
+    return path.exists() and sent_so_far(path, target=_target(uri)) < path.stat().st_size
+
+
+def send_rest(uri: str, *, folder: Folder, settings: Settings, timeout: float = CLOSE_SECONDS) -> bool:
+    """Send what a finished run could not; False when MLflow is still away, or another process is at it."""
+    with folder.held() as ours:
+        return ours and Tracker(
+            Store(uri, artifacts=folder.storage.parent / "mlartifacts"),
+            spool=folder.path / SPOOL,
+            experiment=settings.name,
+            run_id=folder.run_id,
+        ).close(timeout)
+
+
+def check(uri: str) -> None:
+    """Open MLflow once, making a SQLite database's tables if need be.
+
+    Raises:
+        TrackerError: it cannot be reached or used.
+    """
+    Store(uri).call(lambda client: None)
+
+
+def _origin(folder: Folder) -> dict[str, str]:
+    tags = {
+        "recurra.run_id": folder.run_id,
+        "recurra.folder": str(folder.path),
+        "mlflow.source.name": "recurra",
+    }
+    with contextlib.suppress(OSError, KeyError, ImportError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _target(uri: str) -> str:
+    return hashlib.sha256(uri.encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return redact(str(error).strip().partition("\n")[0])

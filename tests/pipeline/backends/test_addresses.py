@@ -1,0 +1,73 @@
+import socket
+import time
+
+import pytest
+
+from components.errors import TrackerError
+from pipeline.backends.addresses import absolute, probe, redact, scheme_of, sqlite_path
+
+
+def test_a_relative_database_is_resolved_against_the_folder(tmp_path):
+    assert absolute("sqlite:///mlflow.db", tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert absolute("sqlite:///../m.db?timeout=5", tmp_path) == f"sqlite:///{tmp_path.parent}/m.db?timeout=5"
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////srv/mlflow.db", "http://host:5000", "postgresql+psycopg://host/mlflow"]
+)
+def test_what_is_absolute_already_stays_as_it_is(tmp_path, uri):
+    assert absolute(uri, tmp_path) == uri
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "mlflow.db", "file:///mlruns", "./mlruns", "ftp://host", "sqlite://", "sqlite:///:memory:"]
+)
+def test_what_cannot_be_used_is_refused_with_what_can(tmp_path, uri):
+    with pytest.raises(ValueError, match=r"the tracking URI is '.*', expected sqlite:///"):
+        absolute(uri, tmp_path)
+
+
+def test_the_path_of_a_database_is_known_and_a_server_has_none(tmp_path):
+    assert sqlite_path(f"sqlite:///{tmp_path}/mlflow.db") == tmp_path / "mlflow.db"
+    assert sqlite_path("http://host") is None
+    assert scheme_of("postgresql+psycopg://host") == "postgresql"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:S3CR3T@host/x failed", "https://***@host/x failed"),
+        ("postgresql://me:S3CR3T/@@host/db", "postgresql://***@host/db"),
+        ("postgresql://host/db?password=S3CR3T&a=1", "postgresql://host/db?password=***&a=1"),
+        ("https://host?X-Token=S3CR3T", "https://host?X-Token=***"),
+        ("models:/words@champion in http://host", "models:/words@champion in http://host"),
+    ],
+)
+def test_secrets_are_masked_and_the_rest_is_kept(text, shown):
+    assert redact(text) == shown
+
+
+def test_a_dead_address_is_found_dead_soon_and_named_without_its_password():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    begun = time.monotonic()
+    with pytest.raises(TrackerError, match=rf"does not answer at http://\*\*\*@127.0.0.1:{port}: ") as caught:
+        probe(f"http://me:S3CR3T@127.0.0.1:{port}")
+    assert time.monotonic() - begun < 6
+    assert caught.value.exit_code == 3
+
+
+def test_a_listening_address_passes():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        probe(f"http://127.0.0.1:{server.getsockname()[1]}/path")
+
+
+def test_a_database_in_a_new_folder_passes(tmp_path):
+    probe(f"sqlite:///{tmp_path}/new/mlflow.db")
+
+
+def test_a_database_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("", "utf8")
+    with pytest.raises(TrackerError, match=r"file/mlflow\.db cannot be written"):
+        probe(f"sqlite:///{tmp_path}/file/mlflow.db")

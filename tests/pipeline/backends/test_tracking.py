@@ -1,0 +1,394 @@
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from components.errors import Interrupted, TrackerError
+from conf.schema import Settings
+from pipeline.backends import tracking
+from pipeline.backends.tracking import Store, Tracker
+from pipeline.backends.workspace import RunFolder
+
+SETTINGS = {
+    "name": "words",
+    "task": "labelling",
+    "data": {
+        "path": "/data/words.parquet",
+        "inputs": [{"column": "frames"}],
+        "target": {"column": "labels"},
+        "split": {"column": "fold", "valid": [1], "test": [0]},
+    },
+}
+
+# What a process of a pipeline does, run by itself: RUN_ID FOLDER URI HOW.
+WORK = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[5])
+from conf.schema import Settings
+from pipeline.backends import tracking
+from pipeline.backends.workspace import RunFolder
+import json
+run, uri, how = RunFolder(Path(sys.argv[1])), sys.argv[2], sys.argv[3]
+run.path.mkdir(parents=True, exist_ok=True)
+run.settings.write_text("name: words", "utf8")
+settings = Settings.model_validate(json.loads(sys.argv[4]))
+warn = lambda text: print(text, file=sys.stderr)
+with tracking.open_run(uri, folder=run, settings=settings, warn=warn) as tracker:
+    with tracker.stage("train"):
+        for step in range(20):
+            tracker.log_metrics({"loss": 1 / (step + 1)}, step=step, stage="train")
+            if how == "killed" and step == 15:
+                tracker.log_metrics({"loss": 1 / 17}, step=16, stage="train")
+                tracker.flush(60)
+                tracker.log_metrics({"loss": 1 / 18}, step=17, stage="train")
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def a_run(tmp_path, run_id="run-1"):
+    run = RunFolder(tmp_path / "runs" / "words" / run_id)
+    run.path.mkdir(parents=True)
+    run.settings.write_text("name: words\n", "utf8")
+    return run
+
+
+def settings(**changes):
+    return Settings.model_validate({**SETTINGS, **changes})
+
+
+def work(run, uri, root, how="whole"):
+    """A process that logs one run."""
+    command = [sys.executable, "-c", WORK, str(run.path), uri, how, json.dumps(SETTINGS), str(root)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.path)
+
+
+def found(store, experiment="words"):
+    """Every run of an experiment by name."""
+    client = store.call(lambda client: client)
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return {run.info.run_name: run for run in runs}
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers 503 to everything."""
+
+    def do_GET(self):
+        self.send_error(503)
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+def refusing_server(port):
+    server = ThreadingHTTPServer(("127.0.0.1", port), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def mlflow_server(port, folder):
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", f"{folder}/files"]
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    log.close()
+    return process
+
+
+def stop(server):
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(20)
+
+
+def test_importing_this_module_imports_no_mlflow(root):
+    code = "import pipeline.backends.tracking, sys; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_run_and_its_stages_are_found_in_mlflow(tmp_path, uri):
+    run = a_run(tmp_path)
+    (run.path / "report.html").write_text("<p>", "utf8")
+    labels = [f"label-{i}" for i in range(2000)]
+    with tracking.open_run(
+        uri, folder=run, settings=settings(), tags={"recurra.code_version": "1"}
+    ) as tracker:
+        with tracker.stage("train"):
+            for step in range(1200):
+                values = {"loss": 1 / (step + 1), "f1[B-LOC]": 0.5, "broken": math.nan, "large": math.inf}
+                tracker.log_metrics(values, step=step, stage="train")
+        tracker.log_params({"labels": labels})
+        tracker.log_metrics({"test_accuracy": 0.9})
+        tracker.log_input("words", digest="d" * 64, source="/data", context="training", profile={"rows": 7})
+        tracker.log_artifact(run.path / "report.html")
+        parent_id = tracker.mlflow_run_id()
+    runs = found(tracker.store)
+    parent, child = runs["run-1"], runs["train"]
+    assert len(runs) == 2
+    assert parent.info.run_id == parent_id
+    assert child.data.tags["mlflow.parentRunId"] == parent_id
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert parent.data.params["train.learning_rate"] == "0.001"
+    assert len(parent.data.params["labels"]) == 6000
+    assert "SHA-256" in parent.data.params["labels"]
+    assert parent.data.tags["recurra.code_version"] == "1"
+    assert parent.inputs.dataset_inputs[0].dataset.digest == "d" * 36
+    assert tracker.problems == []
+    client = tracker.store.call(lambda client: client)
+    history = client.get_metric_history(child.info.run_id, "loss")
+    assert sorted((each.step, each.value) for each in history) == [(s, 1 / (s + 1)) for s in range(1200)]
+    assert math.isnan(child.data.metrics["large"])
+    assert any(key.startswith("f1_B-LOC_") for key in child.data.metrics)
+    files = {file.path for file in client.list_artifacts(parent_id)}
+    assert files == {"settings.yaml", "report.html"}
+    assert parent.info.artifact_uri.startswith((tmp_path / "mlartifacts" / "words").as_uri())
+
+
+def test_nothing_is_written_outside_the_places_given(folder, uri):
+    (folder / "elsewhere").mkdir()
+    run = a_run(folder)
+    os.chdir(folder / "elsewhere")
+    with tracking.open_run(uri, folder=run, settings=settings()) as tracker:
+        assert tracker.mlflow_run_id(timeout=60)
+    assert list((folder / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError("broken"), "FAILED"), (Interrupted(), "KILLED")])
+def test_a_run_that_ends_badly_says_so(tmp_path, uri, error, status):
+    with (
+        pytest.raises(type(error)),
+        tracking.open_run(uri, folder=a_run(tmp_path), settings=settings()) as tracker,
+        tracker.stage("train"),
+    ):
+        raise error
+    runs = found(tracker.store)
+    assert {run.info.status for run in runs.values()} == {status}
+    assert runs["run-1"].data.tags["error"].startswith(type(error).__name__)
+
+
+def test_a_second_process_goes_on_with_the_same_run_and_the_same_stages(tmp_path, uri):
+    run = a_run(tmp_path)
+    ids = []
+    for step in (1, 2):
+        with tracking.open_run(uri, folder=run, settings=settings()) as tracker, tracker.stage("train"):
+            tracker.log_metrics({"loss": 0.5}, step=1, stage="train")
+            tracker.log_metrics({"loss": 0.25}, step=step, stage="train")
+            ids.append(tracker.mlflow_run_id("train"))
+    assert ids[0] == ids[1]
+    client = tracker.store.call(lambda client: client)
+    history = client.get_metric_history(ids[0], "loss")
+    assert [(each.step, each.value) for each in history] == [(1, 0.5), (2, 0.25)]
+
+
+def test_a_new_database_at_the_same_place_gets_everything(tmp_path, uri):
+    run = a_run(tmp_path)
+    with tracking.open_run(uri, folder=run, settings=settings()) as tracker:
+        tracker.log_metrics({"loss": 0.5}, step=1)
+    tracker.store.call(lambda client: client._tracking_client.store.engine.dispose())
+    (tmp_path / "mlflow.db").rename(tmp_path / "old.db")
+    command = [sys.executable, "-c", WORK, str(run.path), uri, "whole", json.dumps(SETTINGS), os.getcwd()]
+    subprocess.run(command, check=True)
+    other = Store(f"sqlite:///{tmp_path}/mlflow.db?x=1")
+    assert found(other)["run-1"].data.metrics["loss"] == 0.5
+
+
+def test_a_deleted_experiment_is_named_with_the_way_out(tmp_path, uri):
+    store = Store(uri)
+    experiment = store.experiment("words")
+    store.call(lambda client: client.delete_experiment(experiment))
+    with pytest.raises(TrackerError, match="experiment 'words' was deleted") as caught:
+        store.experiment("words")
+    assert "mlflow experiments restore" in caught.value.hint
+
+
+def test_a_dead_server_costs_a_warning_but_no_time_and_no_value(tmp_path, port):
+    run, warnings = a_run(tmp_path), []
+    uri = f"http://me:S3CR3T@127.0.0.1:{port}"
+    begun = time.monotonic()
+    with tracking.open_run(uri, folder=run, settings=settings(), warn=warnings.append, patience=1) as tracker:
+        for step in range(100):
+            tracker.log_metrics({"loss": 0.5}, step=step)
+        assert time.monotonic() - begun < 2
+        with pytest.raises(TrackerError, match=r"does not answer at http://\*\*\*@127"):
+            tracker.require()
+        assert tracker.mlflow_run_id(timeout=0.1) is None
+    assert time.monotonic() - begun < 20
+    assert "is away" in warnings[0]
+    assert tracking.has_unsent(run, uri)
+    written = b"".join(path.read_bytes() for path in run.path.rglob("*") if path.is_file())
+    assert b"S3CR3T" not in written
+    assert "S3CR3T" not in str(warnings)
+
+
+def test_checking_an_address_answers_soon(tmp_path, port, uri):
+    tracking.check(uri)
+    begun = time.monotonic()
+    with pytest.raises(TrackerError, match="does not answer"):
+        tracking.check(f"http://127.0.0.1:{port}")
+    server = refusing_server(port)
+    with pytest.raises(TrackerError, match="503"):
+        tracking.check(f"http://127.0.0.1:{port}")
+    assert time.monotonic() - begun < 15
+    server.shutdown()
+    server.server_close()
+
+
+def test_patience_has_an_end(port):
+    server = refusing_server(port)
+    store = Store(f"http://127.0.0.1:{port}", patience=2)
+    begun = time.monotonic()
+    with pytest.raises(TrackerError, match="503"):
+        store.patiently(lambda client: None)
+    assert 1 < time.monotonic() - begun < 15
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_mlflow_refuses_is_not_tried_again(uri):
+    store = Store(uri, patience=60)
+    begun = time.monotonic()
+    with pytest.raises(tracking.Refused):
+        store.patiently(lambda client: client.set_registered_model_alias("nobody", "latest", "1"))
+    with pytest.raises(tracking.NotThere):
+        store.patiently(lambda client: client.get_registered_model("nobody"))
+    assert time.monotonic() - begun < 30
+
+
+def test_a_locked_database_is_waited_for(tmp_path, uri):
+    import sqlite3
+
+    run = a_run(tmp_path)
+    tracking.check(uri)
+    holder = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with tracking.open_run(uri, folder=run, settings=settings()) as tracker:
+        tracker.log_metrics({"loss": 0.5}, step=1)
+        assert not tracker.flush(3)
+        holder.execute("COMMIT")
+        assert tracker.flush(60)
+    holder.close()
+    assert found(tracker.store)["run-1"].data.metrics == {"loss": 0.5}
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_one_run_that_the_next_one_ends(tmp_path, uri, root):
+    run = RunFolder(tmp_path / "runs" / "words" / "run-1")
+    run.path.mkdir(parents=True)
+    first = work(run, uri, root, "killed")
+    assert first.wait(120) == -signal.SIGKILL
+    first.communicate()
+    again = work(run, uri, root)
+    assert (again.wait(120), again.communicate()[1]) == (0, "")
+    store = Store(uri)
+    runs = found(store)
+    assert {name: run.info.status for name, run in runs.items()} == {"run-1": "FINISHED", "train": "FINISHED"}
+    history = store.call(lambda client: client.get_metric_history(runs["train"].info.run_id, "loss"))
+    assert [(each.step, each.value) for each in history] == [(s, 1 / (s + 1)) for s in range(20)]
+
+
+@pytest.mark.slow
+def test_four_processes_at_once_in_an_empty_folder_share_one_experiment(tmp_path, uri, root):
+    runs = [RunFolder(tmp_path / "runs" / "words" / f"run-{i}") for i in range(4)]
+    for run in runs:
+        run.path.mkdir(parents=True)
+    processes = [work(run, uri, root) for run in runs]
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        assert (process.returncode, out, err) == (0, "", "")
+    client = Store(uri).call(lambda client: client)
+    experiments = client.search_experiments()
+    assert sorted(experiment.name for experiment in experiments) == ["Default", "words"]
+    counts = {
+        experiment.name: len(client.search_runs([experiment.experiment_id])) for experiment in experiments
+    }
+    assert counts == {"Default": 0, "words": 8}
+
+
+@pytest.mark.slow
+def test_a_server_that_answers_503_and_then_comes_back_has_everything_once(tmp_path, port):
+    run = a_run(tmp_path)
+    uri = f"http://127.0.0.1:{port}"
+    refusing = refusing_server(port)
+    longest = 0.0
+    with tracking.open_run(uri, folder=run, settings=settings(), patience=120) as tracker:
+        with tracker.stage("train"):
+            for step in range(300):
+                begun = time.monotonic()
+                tracker.log_metrics({"loss": 1 / (step + 1)}, step=step, stage="train", at=1e9 + step)
+                longest = max(longest, time.monotonic() - begun)
+                time.sleep(0.01)
+        assert tracker.failure is not None
+        refusing.shutdown()
+        refusing.server_close()
+        server = mlflow_server(port, tmp_path)
+        tracker.require()
+    assert longest < 0.5
+    runs = found(tracker.store)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    client = tracker.store.call(lambda client: client)
+    history = client.get_metric_history(runs["train"].info.run_id, "loss")
+    assert [(each.step, each.value, each.timestamp) for each in history] == [
+        (step, 1 / (step + 1), int((1e9 + step) * 1000)) for step in range(300)
+    ]
+    assert {file.path for file in client.list_artifacts(runs["run-1"].info.run_id)} == {"settings.yaml"}
+    stop(server)
+
+
+@pytest.mark.slow
+def test_what_was_left_unsent_is_sent_later(tmp_path, port):
+    run = a_run(tmp_path)
+    uri = f"http://127.0.0.1:{port}"
+    with tracking.open_run(uri, folder=run, settings=settings(), patience=1) as tracker:
+        tracker.log_metrics({"loss": 0.5}, step=1)
+        tracker.flush(1)
+    assert tracking.has_unsent(run, uri)
+    server = mlflow_server(port, tmp_path)
+    assert tracking.send_rest(uri, folder=run, settings=settings(), timeout=120)
+    assert not tracking.has_unsent(run, uri)
+    store = Store(uri)
+    assert found(store)["run-1"].data.metrics == {"loss": 0.5}
+    assert found(store)["run-1"].info.status == "FINISHED"
+    stop(server)
+
+
+def test_a_run_held_by_another_process_is_left_to_it(tmp_path, uri):
+    run = a_run(tmp_path)
+    with run.held():
+        assert not tracking.send_rest(uri, folder=run, settings=settings())
+
+
+def test_a_proof_is_started_when_asked_for_and_gone_at_the_end(tmp_path, uri):
+    from contextlib import ExitStack
+
+    tracker = Tracker(Store(uri), spool=tmp_path / "spool.jsonl", experiment="words", run_id="r")
+    assert tracker.proof is None
+    with ExitStack() as stack:
+        tracker.start_proof(stack)
+        assert tracker.proof is not None
+        process = tracker.proof._process
+        assert process.poll() is None
+    assert process.poll() is not None
+    tracker.close(1)
