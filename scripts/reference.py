@@ -4,7 +4,9 @@ python scripts/reference.py            write commands.md and settings.md
 python scripts/reference.py --check    write nothing; exit 1 when they are out of date
 """
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from pipeline.cli import recurra
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 
+TABLE_HEAD = "\n| option | variable | |\n|---|---|---|\n"
 COMMANDS_HEAD = """# Commands
 
 `recurra COMMAND --help` says the same in the terminal. Options may also be given by the environment variable
@@ -43,22 +46,43 @@ def pages() -> dict[Path, str]:
 
 
 def _sections() -> Iterator[str]:
-    for name in sorted(recurra.commands):
-        command = recurra.commands[name]
+    common = _common_options()
+    takers = [f"`{name}`" for name, command in recurra.commands.items() if _names(command) >= common.keys()]
+    yield f"\n## Common options\n\nTaken by {', '.join(takers)}.\n{TABLE_HEAD}"
+    yield from common.values()
+    for name, command in recurra.commands.items():
         context = click.Context(command, info_name=f"recurra {name}")
         usage = " ".join(command.collect_usage_pieces(context))
         yield f"\n## {name}\n\n```\nrecurra {name} {usage}\n```\n\n{command.help or ''}\n"
-        options = [option for option in command.params if isinstance(option, click.Option)]
-        if options:
-            yield "\n| option | variable | |\n|---|---|---|\n"
-            yield from (_row(option, context) for option in options if not option.hidden)
+        rows = {option: row for option, row in _rows(command).items() if option not in common}
+        if rows:
+            yield TABLE_HEAD
+            yield from rows.values()
+
+
+def _common_options() -> dict[str, str]:
+    """The rows that most commands share, by the option's name."""
+    tables = [_rows(command) for command in recurra.commands.values()]
+    shared = Counter(row for table in tables for row in table.items())
+    return {name: row for (name, row), count in shared.items() if count > 0.8 * len(tables)}
+
+
+def _names(command: click.Command) -> set[str]:
+    return set(_rows(command))
+
+
+def _rows(command: click.Command) -> dict[str, str]:
+    context = click.Context(command)
+    options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+    return {option.opts[-1]: _row(option, context) for option in options}
 
 
 def _row(option: click.Option, context: click.Context) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
-    variable = f"`{option.envvar}`" if option.envvar else ""
     record = option.get_help_record(context)
-    text = record[1] if record else ""
+    # Click puts parentheses around a default that is described rather than computed.
+    text = re.sub(r"\[default: \((.*?)\)\]", r"[default: \1]", record[1] if record else "")
+    variable = f"`{option.envvar}`" if option.envvar else ""
     return f"| {names} | {variable} | {text.replace('|', chr(92) + '|')} |\n"
 
 
