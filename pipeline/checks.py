@@ -1,9 +1,11 @@
 """check and doctor: what would go wrong, found before anything starts."""
 
+import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -80,9 +82,7 @@ def doctor(around: Surroundings) -> tuple[list[dict[str, Any]], bool]:
     facts: dict[str, str] = {"Python": platform.python_version()}
     facts |= {library: metadata.version(library) for library in LIBRARIES}
     healthy = True
-    from components.training.strategy import describe
-
-    facts |= describe()
+    facts |= _examine_tensorflow()
     facts["GPUs seen by the driver"] = "; ".join(local_gpus()) or "none"
     ray_facts, ray_well = _examine_ray(around)
     tracker, tracker_well = _examine_tracker(around.tracking_uri)
@@ -90,6 +90,17 @@ def doctor(around: Surroundings) -> tuple[list[dict[str, Any]], bool]:
     facts |= ray_facts | {"tracker": tracker, "disk": f"{free / 2**30:.1f} GiB free at {around.storage}"}
     healthy = ray_well and tracker_well and free >= LOW_DISK_BYTES
     return [{"what": what, "found": found} for what, found in facts.items()], healthy
+
+
+def _examine_tensorflow() -> dict[str, str]:
+    """What TensorFlow sees, asked in a process of its own: it talks to stderr while it looks for GPUs."""
+    code = "import json; from components.training.strategy import describe; print(json.dumps(describe()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode != 0:
+        return {"TensorFlow": f"cannot be imported: {done.stderr.strip().splitlines()[-1]}"}
+    return dict(json.loads(done.stdout))
 
 
 def _examine_ray(around: Surroundings) -> tuple[dict[str, str], bool]:

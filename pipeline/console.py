@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 PLAIN_LINE_SECONDS = 5.0
+PLAIN_WIDTH = 120
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -67,7 +68,9 @@ class _PlainBar:
         self.printed = now
         share = f"{done / self.total:4.0%} " if self.total else ""
         rate = done / max(now - self.begun, 1e-9)
-        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
+        # The first steps wait for graphs to be built, so they say nothing of the rate.
+        known = self.total and rate and done > 0.02 * self.total
+        left = f", {(self.total - done) / rate:.0f} s left" if self.total and known else ""
         self.console.note(f"{self.title}: {share}{done:,.0f} {self.unit}{left} {_joined(notes)}".rstrip())
 
 
@@ -78,6 +81,9 @@ class Console:
         self.level, self.as_json = level, as_json
         self.err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self.out = RichConsole(highlight=False, soft_wrap=True)
+        for console in (self.err, self.out):
+            if not console.is_terminal:
+                console.width = PLAIN_WIDTH
 
     def note(self, text: str) -> None:
         """One line of what is going on, on stderr."""

@@ -108,12 +108,26 @@ def show_models(known: Mapping[str, Any], *, console: Console) -> None:
     for version in known["versions"]:
         aliases = " ".join(f"@{alias}" for alias in version["aliases"])
         score = _score("accuracy", version["metrics"]) if "accuracy" in version["metrics"] else ""
-        rows.append([version["version"], aliases, version["verdict"] or "", score, version["created"]])
+        rows.append(
+            [version["version"], aliases, version["verdict"] or "", score, _moment(version["created"])]
+        )
     if not console.as_json:
         console.table(known["name"], ["version", "alias", "verdict", "on its test rows", "created"], rows)
         changes = [
-            [each["at"], f"@{each['alias']}", each["from"] or "-", each["to"], each["who"], each["why"]]
+            [
+                _moment(each["at"]),
+                f"@{each['alias']}",
+                each["from"] or "-",
+                each["to"],
+                each["who"],
+                each["why"],
+            ]
             for each in known["ledger"]
         ]
         console.table("\nPromotions", ["when", "alias", "from", "to", "who", "why"], changes)
     console.result("", known)
+
+
+def _moment(iso: str) -> str:
+    """An ISO instant as people read it."""
+    return iso[:16].replace("T", " ")

@@ -355,13 +355,22 @@ class _Work:
                 baselines, settings=self.settings, folder=self.folder.path
             )
         return train(
-            self.settings, key=stage.key, tracker=self.tracker, signals=self.around.signals, **self.shared
+            self.settings,
+            key=stage.key,
+            tracker=self.tracker,
+            signals=self.around.signals,
+            nearly_done=self._start_proof,
+            **self.shared,
         )
 
     def _evaluate(self, stage: Planned) -> dict[str, Any]:
-        if self._runs("register"):
-            self.tracker.start_proof(self.stack)
+        self._start_proof()
         return evaluate(self.settings, baselines=self.baselines, **self.shared)
+
+    def _start_proof(self) -> None:
+        """Let the process that will prove the model load its libraries beside other work."""
+        if self._runs("register") and self.tracker.proof is None:
+            self.tracker.start_proof(self.stack)
 
     def _register(self, stage: Planned) -> dict[str, Any]:
         return register(self.settings, tracker=self.tracker, **self.shared)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,33 +22,17 @@ from components.data.batches import (
     training_plan,
 )
 from components.errors import TrainingDiverged
-from components.metrics import METRICS, Tally
+from components.metrics import Tally
 from components.networks import models
 from components.served.predictor import batches
 from components.training import optimizers, strategy
 from components.training.checkpoints import Checkpoints
+from components.training.progress import Progress, is_better
 from components.training.steps import Steps
 from conf.schema import ModelSettings, TrainSettings
 
 REPORT_EVERY_SECONDS = 0.5
 MAX_UNREAD_LOSSES = 50
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One thing that happened in training."""
-
-    kind: Literal["resumed", "step", "epoch", "stopped"]
-    epoch: int  # finished epochs
-    step: int  # finished optimizer steps
-    num_epochs: int
-    num_steps_done: int  # real time steps of this epoch so far
-    num_steps: int  # real time steps of an epoch
-    loss: float = math.nan  # training loss of this epoch so far
-    metrics: dict[str, float] = field(default_factory=dict)  # on the validation split, once per epoch
-    steps_per_second: float = 0.0  # real time steps
-    is_best: bool = False
-    history: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass
@@ -64,24 +48,6 @@ class _Position:
     seconds: float = 0.0  # of the epoch so far
     step_seconds: float = 0.0  # of those, inside training steps
     history: list[dict[str, Any]] = field(default_factory=list)
-
-
-def is_better(metric: str, value: float, than: float | None) -> bool:
-    """Whether a score beats the best so far; NaN never does, a first number does."""
-    if math.isnan(value):
-        return False
-    if than is None:
-        return True
-    return value > than if METRICS[metric].higher_is_better else value < than
-
-
-def epochs_without_gain(history: list[dict[str, Any]], metric: str) -> int:
-    """Finished epochs since the best one by `metric` on the validation split."""
-    best, since = None, 0
-    for entry in history:
-        value = entry["valid"][metric]
-        best, since = (value, 0) if is_better(metric, value, best) else (best, since + 1)
-    return since
 
 
 def fit(

@@ -6,10 +6,11 @@ The worker holds TensorFlow and runs the loop; this process shows, logs and hand
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from components.training.progress import Progress, epochs_without_gain
 from conf.schema import Settings
 from pipeline.backends.cluster import Cluster, WorkerLost
 from pipeline.backends.signals import Signals
@@ -29,8 +30,11 @@ def train(
     tracker: Tracker,
     signals: Signals,
     console: Console,
+    nearly_done: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train, or go on training, and write `bundle/`; what run.json keeps of it.
+
+    `nearly_done` is called when the last epoch begins; early stopping may end training before.
 
     Raises:
         TrainingDiverged: the loss became NaN.
@@ -46,6 +50,8 @@ def train(
                 history = progress.history
                 _show(bar, progress, settings)
                 if progress.kind == "epoch":
+                    if progress.epoch == progress.num_epochs - 1:
+                        nearly_done()
                     _log(tracker, progress)
                     console.detail(_sentence(progress))
                 if progress.kind == "stopped":
@@ -58,11 +64,11 @@ def train(
 
 def train_on_worker(
     *, settings: Settings, data: Path, checkpoints: Path, key: str, stop: Path
-) -> Iterator[Any]:
+) -> Iterator[Progress]:
     """Progress of the loop, ended by early stopping where the settings ask for it."""
     from components.data.batches import SequenceSet
     from components.training.checkpoints import Checkpoints
-    from components.training.loop import epochs_without_gain, fit
+    from components.training.loop import fit
 
     encoding = _encoding(data)
     stopping = settings.train.early_stopping
@@ -80,7 +86,7 @@ def train_on_worker(
         yield progress
         if stopping.patience is None or progress.kind not in ("epoch", "resumed"):
             continue
-        if epochs_without_gain(list(progress.history), stopping.metric) >= stopping.patience:
+        if epochs_without_gain(progress.history, stopping.metric) >= stopping.patience:
             return
 
 
@@ -118,7 +124,7 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
     }
 
 
-def _surviving(cluster: Cluster, console: Console, job: dict[str, Any]) -> Iterator[Any]:
+def _surviving(cluster: Cluster, console: Console, job: dict[str, Any]) -> Iterator[Progress]:
     """The worker's progress; a lost worker is replaced and goes on from its last checkpoint."""
     worker = cluster.worker()
     for lost in range(MAX_RESTARTS + 1):
@@ -138,7 +144,7 @@ def _encoding(data: Path) -> Any:
     return Encoding.from_json(json.loads((data / "encoding.json").read_text("utf8")))
 
 
-def _show(bar: Bar, progress: Any, settings: Settings) -> None:
+def _show(bar: Bar, progress: Progress, settings: Settings) -> None:
     done = progress.epoch * progress.num_steps + (progress.num_steps_done if progress.kind == "step" else 0)
     notes = {"epoch": f"{min(progress.epoch + 1, progress.num_epochs)}/{progress.num_epochs}"}
     if progress.history:
@@ -147,7 +153,7 @@ def _show(bar: Bar, progress: Any, settings: Settings) -> None:
     bar.at(done, total=progress.num_epochs * progress.num_steps, **notes)
 
 
-def _log(tracker: Tracker, progress: Any) -> None:
+def _log(tracker: Tracker, progress: Progress) -> None:
     entry = progress.history[-1]
     values = {"train_loss": entry["loss"], "learning_rate": entry["learning_rate"]}
     values |= {"steps_per_second": entry["steps_per_second"]}
@@ -155,7 +161,7 @@ def _log(tracker: Tracker, progress: Any) -> None:
     tracker.log_metrics(values, step=progress.epoch, stage="train")
 
 
-def _sentence(progress: Any) -> str:
+def _sentence(progress: Progress) -> str:
     entry = progress.history[-1]
     scores = " ".join(f"{name} {value:.4f}" for name, value in entry["valid"].items())
     mark = " (best)" if progress.is_best else ""

@@ -1,0 +1,43 @@
+"""What the loop says of itself, readable where TensorFlow is not loaded."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from components.metrics import METRICS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One thing that happened in training."""
+
+    kind: Literal["resumed", "step", "epoch", "stopped"]
+    epoch: int  # finished epochs
+    step: int  # finished optimizer steps
+    num_epochs: int
+    num_steps_done: int  # real time steps of this epoch so far
+    num_steps: int  # real time steps of an epoch
+    loss: float = math.nan  # training loss of this epoch so far
+    metrics: dict[str, float] = field(default_factory=dict)  # on the validation split, once per epoch
+    steps_per_second: float = 0.0  # real time steps
+    is_best: bool = False
+    history: tuple[dict[str, Any], ...] = ()
+
+
+def is_better(metric: str, value: float, than: float | None) -> bool:
+    """Whether a score beats the best so far; NaN never does, a first number does."""
+    if math.isnan(value):
+        return False
+    if than is None:
+        return True
+    return value > than if METRICS[metric].higher_is_better else value < than
+
+
+def epochs_without_gain(history: Sequence[dict[str, Any]], metric: str) -> int:
+    """Finished epochs since the best one by `metric` on the validation split."""
+    best, since = None, 0
+    for entry in history:
+        value = entry["valid"][metric]
+        best, since = (value, 0) if is_better(metric, value, best) else (best, since + 1)
+    return since
