@@ -91,6 +91,11 @@ def describe(folder: Path) -> dict[str, Any]:
     return _checked(seals.verify, folder)
 
 
+def encoding(folder: Path) -> Encoding:
+    """The encoding that lies in a bundle, or beside prepared data."""
+    return Encoding.from_json(json.loads((folder / "encoding.json").read_text("utf8")))
+
+
 def open(folder: Path) -> Predictor:
     """The bundle, every file checked, ready to predict.
 

@@ -1,0 +1,175 @@
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components import bundles
+from components.errors import DataError
+from components.evaluation import new_rows
+from components.served.encoding import Encoding, NumericEncoding
+
+
+@pytest.fixture(scope="module")
+def labeller(make_bundle, tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("labeller") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def classifier(make_bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier") / "bundle"
+    return make_bundle(folder, task="classification", columns=[("x", 1), ("y", 2)], labels=("9", "07"))
+
+
+def write(path, frames, kind=None, **columns):
+    kind = kind or pa.list_(pa.list_(pa.uint8()))
+    pq.write_table(pa.table({"frames": pa.array(frames, kind), **columns}), path)
+    return path
+
+
+def answered(bundle, files, **options):
+    """All answers as one table."""
+    task = look(bundle, files, **options)
+    return pa.Table.from_batches(new_rows.answers(bundle=bundle, task=task), task.schema)
+
+
+def look(bundle, files, *, id_column="id", **options):
+    return new_rows.look(files, bundles.encoding(bundle), id_column=id_column, **options)
+
+
+def problems(caught):
+    return [(p.file, p.row, p.column, p.step, p.feature) for p in caught.value.problems]
+
+
+def test_answers_come_in_the_order_of_files_and_rows_and_equal_the_predictor(labeller, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 9, (n, 2)).tolist() for n in rng.integers(1, 9, 50)]
+    ids = [f"w{i}" for i in range(50)]
+    files = [
+        write(tmp_path / "a.parquet", rows[:20], id=ids[:20]),
+        write(tmp_path / "b.parquet", rows[20:], id=ids[20:]),
+    ]
+    table = answered(labeller, files)
+    direct = bundles.open(labeller).predict({"frames": rows})
+    assert table.schema.names == ["id", "labels", "probabilities"]
+    assert table["id"].to_pylist() == ids
+    assert table["labels"].to_pylist() == direct["labels"]
+    for one, other in zip(table["probabilities"].to_pylist(), direct["probabilities"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_rows", [1, 5])
+def test_few_rows_lose_none(labeller, tmp_path, num_rows):
+    file = write(tmp_path / "a.parquet", [[[1, 2]]] * num_rows, id=list(range(num_rows)))
+    assert answered(labeller, [file])["id"].to_pylist() == [str(i) for i in range(num_rows)]
+
+
+def test_several_inputs_of_any_number_type_go_together(classifier, tmp_path):
+    table = pa.table(
+        {
+            "x": pa.array([[1.5, 2.5], [3.0]], pa.list_(pa.float32())),
+            "y": pa.array([[[1, 2], [3, 4]], [[5, 6]]], pa.list_(pa.list_(pa.int16(), 2))),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    said = answered(classifier, [tmp_path / "a.parquet"], n_best=2, distribution=True)
+    direct = bundles.open(classifier).predict(table.to_pydict(), n_best=2, distribution=True)
+    assert said.schema.names == [
+        "label", "probability", "n_best_labels", "n_best_probabilities", "distribution"
+    ]  # fmt: skip
+    assert said["n_best_labels"].to_pylist() == direct["n_best_labels"]
+    assert said.schema.field("distribution").type == pa.list_(pa.float64())
+
+
+def test_ids_may_be_missing_in_some_files_unless_they_were_asked_for(labeller, tmp_path):
+    files = [
+        write(tmp_path / "a.parquet", [[[1, 2]]], id=pa.array([None], pa.string())),
+        write(tmp_path / "b.parquet", [[[1, 2]]]),
+    ]
+    assert answered(labeller, files)["id"].to_pylist() == [None, None]
+    assert "id" not in answered(labeller, files[1:]).schema.names
+    with pytest.raises(DataError) as caught:
+        look(labeller, files, id_needed=True)
+    assert problems(caught) == [("b.parquet", None, "id", None, None)]
+    assert answered(labeller, files, id_column=None).schema.names == ["labels", "probabilities"]
+
+
+def test_much_is_answered_in_pieces_that_fit(labeller, tmp_path, monkeypatch):
+    monkeypatch.setattr(new_rows, "MAX_STEPS", 4)
+    frames = [[[1, 2]] * n for n in (1, 2, 9, 1, 3, 1)]
+    file = write(tmp_path / "a.parquet", frames, id=list("abcdef"))
+    task = look(labeller, [file])
+    batches = list(new_rows.answers(bundle=labeller, task=task))
+    assert [batch["id"].to_pylist() for batch in batches] == [["a", "b"], ["c"], ["d", "e"], ["f"]]
+
+
+def test_every_row_that_does_not_fit_is_named_with_its_place(labeller, tmp_path):
+    files = [
+        write(
+            tmp_path / "a.parquet",
+            [[[1.0, 2.0]], [], [[1.0, 2.0], [1.0, None]], None, [[1.0, 2.0, 3.0]]],
+            pa.list_(pa.list_(pa.float64())),
+        ),
+        write(
+            tmp_path / "b.parquet",
+            [[[1.0, 2.0]], [[1.0, float("nan")]], [[1.0, 2.0], [1.0]]],
+            pa.list_(pa.list_(pa.float64())),
+        ),
+    ]
+    task = look(labeller, files)
+    with pytest.raises(DataError, match="nothing was written") as caught:
+        list(new_rows.answers(bundle=labeller, task=task))
+    assert problems(caught) == [
+        ("a.parquet", 1, "frames", None, None),
+        ("a.parquet", 2, "frames", 1, 1),
+        ("a.parquet", 3, "frames", None, None),
+        ("a.parquet", 4, "frames", 0, None),
+        ("b.parquet", 1, "frames", 0, 1),
+        ("b.parquet", 2, "frames", 1, None),
+    ]
+    assert caught.value.exit_code == 2
+
+
+def test_inputs_of_other_lengths_are_named(classifier, tmp_path):
+    table = pa.table({"x": [[1.0, 2.0], [1.0]], "y": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        answered(classifier, [tmp_path / "a.parquet"])
+    assert problems(caught) == [("a.parquet", 1, "y", None, None)]
+
+
+def test_a_value_that_leaves_float32_when_scaled_is_named(labeller, tmp_path):
+    tiny = NumericEncoding("frames", 2, "standard", (0.0, 0.0), (1e-9, 1e-9))
+    bundles.write(
+        tmp_path / "bundle",
+        export=lambda path: shutil.copytree(labeller / "model", path),
+        encoding=Encoding("labelling", (tiny,), ("a", "b", "c")),
+        name="small",
+        epoch=1,
+        metrics={},
+    )
+    file = write(tmp_path / "a.parquet", [[[1.0, 3.4e38]]], pa.list_(pa.list_(pa.float64())))
+    with pytest.raises(DataError, match=r"a\.parquet: .*feature 1: 3.4e\+38 is too large"):
+        answered(tmp_path / "bundle", [file])
+
+
+def test_files_that_cannot_serve_are_all_named_before_anything_is_read(labeller, tmp_path):
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    whole = write(tmp_path / "whole.parquet", [[[1, 2]]])
+    (tmp_path / "cut.parquet").write_bytes(whole.read_bytes()[:-20])
+    write(tmp_path / "text.parquet", [["a"]], pa.list_(pa.string()))
+    pq.write_table(pa.table({"frame": [[[1, 2]]]}), tmp_path / "other.parquet")
+    files = sorted(tmp_path.glob("*.parquet"))
+    with pytest.raises(DataError, match="cannot be predicted") as caught:
+        look(labeller, files)
+    text = str(caught.value)
+    assert "empty.parquet: no rows" in text
+    assert "cut.parquet: not a whole Parquet file" in text
+    assert "text.parquet, column frames: received list<string>" in text
+    assert "did you mean 'frame'?" in text
+
+
+def test_files_without_a_row_are_refused(labeller, tmp_path):
+    with pytest.raises(DataError, match=r"a\.parquet: no rows"):
+        look(labeller, [write(tmp_path / "a.parquet", [])])

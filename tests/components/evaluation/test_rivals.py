@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components import bundles
+from components.evaluation import rivals
+
+
+@pytest.fixture
+def ours(make_bundle, tmp_path):
+    return make_bundle(tmp_path / "ours")
+
+
+def test_models_of_the_same_labels_in_any_order_are_comparable(make_bundle, tmp_path, ours):
+    assert rivals.incomparable(make_bundle(tmp_path / "theirs", labels=("c", "a", "b"), seed=1), ours) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"task": "classification"}, "its task is classification, this model's is labelling"),
+        ({"labels": ("a", "b", "z")}, "its labels are others: it lacks 'c' and it also has 'z'"),
+        ({"labels": ("a", "b")}, "its labels are others: it lacks 'c'"),
+        ({"labels": tuple("abcdefghij")}, "it also has 'd', 'e', 'f', 'g', 'h' and 2 more"),
+        (
+            {"columns": [("frames", 3)]},
+            "its inputs are frames with 3 features, this model's are frames with 2",
+        ),
+        ({"columns": [("pixels", 2)]}, "its inputs are pixels with 2 features"),
+    ],
+)
+def test_other_models_are_not_and_the_difference_is_told(make_bundle, tmp_path, ours, changes, reason):
+    assert reason in rivals.incomparable(make_bundle(tmp_path / "theirs", **changes), ours)
+
+
+def test_a_rival_answers_raw_rows_in_its_own_encoding_with_its_own_order_of_labels(
+    make_bundle, tmp_path, ours
+):
+    theirs = make_bundle(tmp_path / "theirs", labels=("c", "a", "b"), seed=1)
+    rng = np.random.default_rng(0)
+    lengths = [3, 1, 4]
+    rows = [rng.integers(0, 9, (n, 2)) for n in lengths]
+    data = tmp_path / "data"
+    (data / "test").mkdir(parents=True)
+    table = pa.table(
+        {
+            "row": pa.array([0, 1, 2], pa.int64()),
+            "id": pa.array(["x", "y", "z"]),
+            "length": pa.array(lengths, pa.int32()),
+            "x0": pa.array([row.ravel().tolist() for row in rows], pa.list_(pa.int64())),
+            "y": pa.array([[0, 1, 2], [1], [2, 2, 0, 0]], pa.list_(pa.int32())),
+        }
+    )
+    pq.write_table(table, data / "test" / "part-00000.parquet")
+    shards = [{"file": "part-00000.parquet", "rows": 3, "sha256": ""}]
+    manifest = {"splits": {"test": {"rows": 3, "steps": 8, "shards": shards}}}
+    (data / "manifest.json").write_text(json.dumps(manifest), "utf8")
+    (data / "encoding.json").write_text((ours / "encoding.json").read_text("utf8"), "utf8")
+    rivals.answer(bundle=theirs, data=data, out=tmp_path / "out.parquet")
+    said = pq.read_table(tmp_path / "out.parquet")
+    assert said["truth"].to_pylist() == [["a", "b", "c"], ["b"], ["c", "c", "a", "a"]]
+    direct = bundles.open(theirs).predict({"frames": rows})
+    assert said["labels"].to_pylist() == direct["labels"]
+    for one, other in zip(said["probabilities"].to_pylist(), direct["probabilities"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+    assert [path.name for path in tmp_path.glob(".out*")] == []
