@@ -1,0 +1,258 @@
+"""Registered models: a bundle as a self-contained MLflow model, its versions, and who is champion.
+
+log      bundle/ ─ save_model ─▶ MLmodel, pyfunc_model.py, artifacts/bundle/, settings.yaml, ...
+create   that model as the next version of its name; once per run, also after a kill
+resolve  models:/name@alias or models:/name/3 to one version
+fetch    a version's bundle, its digest checked against the version's tag
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.bundles import describe
+from components.errors import ModelError
+from components.lookup import nearest
+from pipeline.backends.addresses import scheme_of
+from pipeline.backends.deliveries import MAX_TAG, NotThere, Refused, shortened
+from pipeline.backends.packages import Packaging, save
+from pipeline.backends.tracking import Store
+
+RUN_TAG, DIGEST_TAG = "recurra.run_id", "recurra.bundle_digest"
+MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<number>\d+)|@(?P<alias>[\w-]+))")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    number: int
+    created: str  # ISO 8601, UTC
+    run_id: str  # MLflow's
+    model_id: str
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.number}"
+
+
+class Registry:
+    """The model registry of one MLflow."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def log(self, packaging: Packaging, *, run: str, experiment: str, key: str) -> str:
+        """Store the model's files; gives back MLflow's id of the model, the same one for the same key.
+
+        Args:
+            packaging: what to store.
+            run: MLflow's id of the run that made it.
+            experiment: MLflow's id of the experiment.
+            key: of the pipeline's run, under which the model is found again after a kill.
+        """
+        digest = packaging.description["digest"]
+        where = f"tags.`{RUN_TAG}` = '{key}' and tags.`{DIGEST_TAG}` = '{digest}'"
+        found = self.store.patiently(lambda client: client.search_logged_models([experiment], where))
+        if found and found[0].status == "READY":
+            return found[0].model_id
+        model = (
+            found[0]
+            if found
+            else self.store.patiently(
+                lambda client: client.create_logged_model(
+                    experiment,
+                    name=packaging.description["name"],
+                    source_run_id=run,
+                    tags={RUN_TAG: key, DIGEST_TAG: digest},
+                )
+            )
+        )
+        with tempfile.TemporaryDirectory(prefix="recurra-model-") as scratch:
+            folder = Path(scratch) / "model"
+            save(packaging, folder, mlflow=self.store.mlflow, model=model, run=run)
+            self.store.patiently(lambda client: client.log_model_artifacts(model.model_id, str(folder)))
+        self.store.patiently(lambda client: client.finalize_logged_model(model.model_id, "READY"))
+        output = self.store.mlflow.entities.LoggedModelOutput(model.model_id, step=0)
+        self.store.patiently(lambda client: client.log_outputs(run, [output]))
+        return model.model_id
+
+    def attach(self, model_id: str, path: Path) -> None:
+        """Put a file beside a stored model, in place of one of the same name."""
+        self.store.patiently(lambda client: client.log_model_artifact(model_id, str(path)))
+
+    def create(self, name: str, *, model_id: str, run: str, key: str, tags: Mapping[str, str]) -> Version:
+        """The version of this model under this name: a new one, or the one made before a kill."""
+        model = self.store.patiently(lambda client: client.get_logged_model(model_id))
+        # A database's client looks models:/ up in the process's default store, which need not be this one.
+        served = scheme_of(self.store.uri) in ("http", "https")
+        source = f"models:/{model_id}" if served else model.artifact_location
+        self._ensure_name(name)
+
+        def find_or_create(client: Any) -> Any:
+            return self._of_run(client, name, key) or client.create_model_version(
+                name, source, run_id=run, tags={RUN_TAG: key, **_cut(tags)}, model_id=model_id
+            )
+
+        made = self.store.patiently(find_or_create)
+        version = self.get(name, int(made.version))
+        assert version is not None
+        return version
+
+    def of_run(self, name: str, key: str) -> Version | None:
+        """The version that the pipeline's run `key` made, if it did."""
+        found = self.store.patiently(lambda client: self._of_run(client, name, key))
+        return None if found is None else self.get(name, int(found.version))
+
+    def get(self, name: str, number: int) -> Version | None:
+        """One version, or None."""
+        return next((version for version in self.versions(name) if version.number == number), None)
+
+    def by_alias(self, name: str, alias: str) -> Version | None:
+        """The version that an alias points to, or None."""
+        return next((version for version in self.versions(name) if alias in version.aliases), None)
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a name, newest first; none when the name is not there."""
+        try:
+            model = self.store.patiently(lambda client: client.get_registered_model(name))
+        except NotThere:
+            return []
+        aliases: dict[int, list[str]] = {}
+        for alias, number in model.aliases.items():
+            aliases.setdefault(int(number), []).append(alias)
+        found = [
+            Version(
+                name=name,
+                number=int(version.version),
+                created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(
+                    timespec="seconds"
+                ),
+                run_id=version.run_id or "",
+                model_id=version.model_id or "",
+                tags=dict(version.tags),
+                aliases=tuple(sorted(aliases.get(int(version.version), []))),
+            )
+            for version in self._search(f"name = '{name}'")
+        ]
+        return sorted(found, key=lambda version: version.number, reverse=True)
+
+    def known(self, name: str) -> list[Version]:
+        """All versions of a name, newest first.
+
+        Raises:
+            ModelError: there are none.
+        """
+        versions = self.versions(name)
+        if not versions:
+            names = self.store.patiently(lambda client: client.search_registered_models())
+            near = nearest(name, [model.name for model in names])
+            raise ModelError(
+                f"There is no registered model {name!r}.",
+                hint=f"Did you mean {near!r}?" if near else "`recurra run` registers one.",
+            )
+        return versions
+
+    def resolve(self, uri: str) -> Version:
+        """The version that `models:/name@alias` or `models:/name/3` means now.
+
+        Raises:
+            ModelError: there is none, or the URI is not of these kinds.
+        """
+        parts = MODEL_URI.fullmatch(uri)
+        if parts is None:
+            raise ModelError(f"received {uri!r}, expected models:/name@alias or models:/name/version.")
+        name, number, alias = parts["name"], parts["number"], parts["alias"]
+        versions = self.known(name)
+        for version in versions:
+            if alias in version.aliases or str(version.number) == number:
+                return version
+        known = ", ".join(f"{v.number}{''.join(f' @{a}' for a in v.aliases)}" for v in versions[:20])
+        what = f"version {number}" if number else f"alias {alias!r}"
+        raise ModelError(f"{name!r} has no {what}.", hint=f"Its versions: {known}.")
+
+    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Set tags of a version."""
+
+        def set_all(client: Any) -> None:
+            for key, value in _cut(tags).items():
+                client.set_model_version_tag(version.name, str(version.number), key, value)
+
+        self.store.patiently(set_all)
+
+    def point(self, name: str, alias: str, number: int) -> None:
+        """Let an alias point to a version."""
+        self.store.patiently(lambda client: client.set_registered_model_alias(name, alias, str(number)))
+
+    @contextmanager
+    def fetch(self, version: Version, *, parent: Path | None = None) -> Iterator[Path]:
+        """The version's bundle, in a folder under `parent`, for as long as the block lasts.
+
+        Raises:
+            ModelError: its files are gone, or it is not one of ours, or not what was registered.
+        """
+        with tempfile.TemporaryDirectory(prefix=".bundle-", dir=parent) as scratch:
+            yield self._download(version, scratch)
+
+    def _download(self, version: Version, scratch: str) -> Path:
+        place = self.store.patiently(
+            lambda client: client.get_model_version_download_uri(version.name, str(version.number))
+        )
+        try:
+            folder = Path(self._copied(f"{place}/artifacts/bundle", scratch))
+            about = describe(folder)
+        except (Refused, ModelError) as error:
+            raise ModelError(
+                f"The files of {version.uri} cannot be used: {error}",
+                hint="Were they moved or deleted? Only models that recurra registered can be used here.",
+            ) from error
+        if version.tags.get(DIGEST_TAG, about["digest"]) != about["digest"]:
+            raise ModelError(f"The files of {version.uri} are not those that were registered.")
+        return folder
+
+    def _copied(self, place: str, scratch: str) -> str:
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
+        # Asked first, because a download takes its time to find that there is nothing.
+        there = self.store.patiently(
+            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
+        )
+        if not there:
+            raise Refused("they are not there.")
+        return self.store.patiently(
+            lambda client: artifacts.download_artifacts(
+                artifact_uri=place, dst_path=scratch, tracking_uri=uri
+            )
+        )
+
+    def _ensure_name(self, name: str) -> None:
+        try:
+            self.store.patiently(lambda client: client.create_registered_model(name))
+        except Refused:  # it is there already
+            self.store.patiently(lambda client: client.get_registered_model(name))
+
+    def _of_run(self, client: Any, name: str, key: str) -> Any:
+        found = client.search_model_versions(f"name = '{name}' and tags.`{RUN_TAG}` = '{key}'")
+        return found[0] if found else None
+
+    def _search(self, where: str) -> list[Any]:
+        def all_pages(client: Any) -> list[Any]:
+            page = client.search_model_versions(where)
+            found = list(page)
+            while page.token:
+                page = client.search_model_versions(where, page_token=page.token)
+                found += page
+            return found
+
+        return self.store.patiently(all_pages)
+
+
+def _cut(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: shortened(value, MAX_TAG) for key, value in tags.items()}

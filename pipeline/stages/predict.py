@@ -1,0 +1,131 @@
+"""predict: a model's answers for new rows, as one Parquet file in the order of the input.
+
+    models:/name@alias ─ resolved once ─▶ version 3 ─ fetched, checked ─▶ bundle ─┐
+    files ─ footers ─▶ what to read ──────────────────────────────────────────────┴▶ worker ─▶ OUT.parquet
+
+The file appears whole or not at all, and its metadata says which version answered.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components import bundles
+from components.data.readers import expand
+from components.errors import DataError, ModelError, StorageError
+from pipeline.backends.cluster import Cluster
+from pipeline.backends.registry import Registry
+from pipeline.backends.tracking import Store
+from pipeline.console import Console
+
+PATIENCE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model that answers: its bundle, and how it is called for good."""
+
+    bundle: Path
+    uri: str  # models:/name/3, or the run folder's path
+
+
+def predict(
+    model: str,
+    data: Sequence[str],
+    *,
+    out: Path,
+    tracking_uri: str,
+    cluster: Cluster,
+    console: Console,
+    id_column: str | None = None,
+    n_best: int = 0,
+    distribution: bool = False,
+    scratch: Path | None = None,
+) -> dict[str, Any]:
+    """Answer every row of the data; gives back the model's URI, the number of rows and the file.
+
+    Args:
+        model: models:/name@alias, models:/name/3 or a run folder.
+        data: files, folders and globs.
+        out: the Parquet file to write.
+        tracking_uri: the MLflow that knows the model.
+        cluster: whose worker predicts.
+        console: shows the progress.
+        id_column: handed through as `id`; the one that the model was trained with when not given.
+        n_best: also the n most probable labels of each row or step.
+        distribution: also the probability of every label.
+        scratch: where a registered model's files are put meanwhile; workers must see it too.
+
+    Raises:
+        ModelError: there is no such model, or its files are not those that were registered.
+        DataError: rows or files that do not fit, with their places; nothing was written.
+    """
+    files = expand(list(data))
+    if out.resolve() in [file.resolve() for file in files]:
+        raise DataError(f"{out} is one of the files to read.", hint="Choose another name with -o.")
+    from components.evaluation import new_rows
+
+    with ExitStack() as stack:
+        source = _source(model, tracking_uri=tracking_uri, scratch=scratch, stack=stack)
+        about, encoding = bundles.describe(source.bundle), bundles.encoding(source.bundle)
+        if n_best > encoding.num_classes:
+            raise ModelError(f"n_best is {n_best}, but {source.uri} has {encoding.num_classes} labels.")
+        task = new_rows.look(
+            files,
+            encoding,
+            id_column=id_column or about["id"],
+            id_needed=id_column is not None,
+            n_best=n_best,
+            distribution=distribution,
+        )
+        console.note(f"Predicting {task.num_rows:,} rows with {source.uri}")
+        metadata = {
+            "recurra.model": source.uri,
+            "recurra.bundle_digest": about["digest"],
+            "recurra.labels": json.dumps(encoding.labels, ensure_ascii=False),
+        }
+        with (
+            _whole_file(out, task.schema.with_metadata(metadata)) as writer,
+            console.progress("predict", total=task.num_rows, unit="rows") as bar,
+        ):
+            for batch in cluster.worker().stream(new_rows.answers, bundle=source.bundle, task=task):
+                writer.write_batch(batch.replace_schema_metadata(metadata))
+                bar.advance(len(batch))
+    return {"model": source.uri, "rows": task.num_rows, "out": str(out), "digest": about["digest"]}
+
+
+def _source(model: str, *, tracking_uri: str, scratch: Path | None, stack: ExitStack) -> Source:
+    if model.startswith("models:"):
+        registry = Registry(Store(tracking_uri, patience=PATIENCE_SECONDS))
+        version = registry.resolve(model)
+        return Source(stack.enter_context(registry.fetch(version, parent=scratch)), version.uri)
+    folder = Path(model).absolute()
+    for bundle in (folder / "bundle", folder):
+        if (bundle / "bundle.json").is_file():
+            return Source(bundle, str(folder))
+    raise ModelError(
+        f"There is no model in {folder}.",
+        hint="Give models:/name@alias, models:/name/3, or the folder of a run that was trained.",
+    )
+
+
+@contextmanager
+def _whole_file(path: Path, schema: Any) -> Iterator[Any]:
+    """A Parquet writer whose file gets its name only when the block ends well."""
+    import pyarrow.parquet as pq
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            yield writer
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):  # there is nothing to remove
+            temporary.unlink()

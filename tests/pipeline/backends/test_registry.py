@@ -1,0 +1,253 @@
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components import bundles
+from components.errors import ModelError
+from pipeline.backends.packages import Packaging
+from pipeline.backends.registry import Registry
+from pipeline.backends.tracking import Store
+
+ROWS = [[[0, 1]], [[2, 3], [0, 0], [1, 1]]]
+
+# A user of the model, with nothing of this project: URI MODEL FILE.
+STRANGER = """
+import os, sys
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+import mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+asked = pd.read_json(sys.argv[3], orient="split", convert_dates=False)
+answers = model.predict(asked, params={"n_best": 2, "distribution": True})
+print(answers.to_json(orient="records", double_precision=15))
+print([name for name in sys.modules if name.split(".")[0] in ("pipeline", "components", "conf")])
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def registry(place):
+    return Registry(Store(f"sqlite:///{place}/mlflow.db"))
+
+
+@pytest.fixture(scope="module")
+def mlflow_run(registry):
+    experiment = registry.store.experiment("words")
+    run = registry.store.call(lambda client: client.create_run(experiment)).info.run_id
+    return SimpleNamespace(experiment=experiment, run=run)
+
+
+@pytest.fixture(scope="module")
+def log(registry, mlflow_run, make_bundle, place):
+    """Registers a small model under a name, and gives back its version and bundle."""
+
+    def log_one(name, *, key="run-1", columns=(("frames", 2),), rows=ROWS, **options):
+        folder = place / name / key
+        bundle = make_bundle(folder / "bundle", columns=columns, **options)
+        (folder / "settings.yaml").write_text("name: words", "utf8")
+        about = bundles.describe(bundle)
+        example = {column: rows for column, _ in columns}
+        if about["id"] is not None:
+            example = {about["id"]: [f"w{i}" for i in range(len(rows))], **example}
+        packaging = Packaging(
+            bundle=bundle,
+            description=about,
+            columns=dict(columns),
+            example=example,
+            files=(folder / "settings.yaml",),
+        )
+        ids = {"run": mlflow_run.run, "key": key}
+        model = registry.log(packaging, experiment=mlflow_run.experiment, **ids)
+        tags = {"recurra.bundle_digest": about["digest"]}
+        version = registry.create(name, model_id=model, tags=tags, **ids)
+        return SimpleNamespace(version=version, bundle=bundle, model=model, packaging=packaging)
+
+    return log_one
+
+
+@pytest.fixture(scope="module")
+def words(log, registry):
+    words = log("words")
+    registry.point("words", "champion", words.version.number)
+    return words
+
+
+def test_the_same_run_makes_one_model_and_one_version_however_often(log, registry, mlflow_run, words):
+    again = registry.log(words.packaging, experiment=mlflow_run.experiment, run=mlflow_run.run, key="run-1")
+    assert again == words.model
+    version = registry.create("words", model_id=again, run=mlflow_run.run, key="run-1", tags={})
+    assert version.number == words.version.number
+    assert registry.of_run("words", "run-1").number == version.number
+    assert registry.of_run("words", "run-2") is None
+
+
+def test_an_alias_a_number_and_nothing_else_name_a_version(registry, words):
+    assert registry.resolve("models:/words@champion").number == 1
+    assert registry.resolve("models:/words/1").uri == "models:/words/1"
+    assert registry.by_alias("words", "champion").number == 1
+    assert registry.by_alias("words", "previous") is None
+    assert registry.versions("nobody") == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "message", "hint"),
+    [
+        ("models:/wrods@champion", "no registered model 'wrods'", "Did you mean 'words'?"),
+        ("models:/words@champoin", "'words' has no alias 'champoin'", "Its versions: 1 @champion"),
+        ("models:/words/7", "'words' has no version 7", "Its versions: 1 @champion"),
+        ("models:/words", "expected models:/name@alias", ""),
+        ("models:/../x/1", "expected models:/name@alias", ""),
+        ("models:/words' or name like '%/1", "no registered model", ""),
+    ],
+)
+def test_what_names_no_version_is_told_with_what_there_is(registry, words, uri, message, hint):
+    with pytest.raises(ModelError, match=message) as caught:
+        registry.resolve(uri)
+    assert hint in caught.value.hint
+
+
+def test_a_versions_bundle_is_fetched_whole_and_gone_afterwards(registry, words, tmp_path):
+    with registry.fetch(words.version, parent=tmp_path) as bundle:
+        assert bundles.describe(bundle)["digest"] == bundles.describe(words.bundle)["digest"]
+        assert tmp_path in bundle.parents
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_gone_damaged_or_exchanged_are_not_used(registry, log, place, tmp_path, make_bundle):
+    gone = log("gone")
+    folder = place / "mlartifacts" / "words" / "models" / gone.model / "artifacts" / "artifacts" / "bundle"
+    other = make_bundle(tmp_path / "other", seed=1)
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+    with pytest.raises(ModelError, match="not those that were registered"), registry.fetch(gone.version):
+        pass
+    (folder / "encoding.json").write_text("{}", "utf8")
+    with pytest.raises(ModelError, match=r"encoding\.json was changed"), registry.fetch(gone.version):
+        pass
+    shutil.rmtree(folder)
+    with pytest.raises(ModelError, match="they are not there") as caught, registry.fetch(gone.version):
+        pass
+    assert caught.value.exit_code == 2
+
+
+def test_tags_are_set_and_cut_to_what_mlflow_takes(registry, words):
+    registry.tag(words.version, {"verdict": "kept", "long": "x" * 9000})
+    tags = registry.get("words", 1).tags
+    assert tags["verdict"] == "kept"
+    assert len(tags["long"]) == 5000
+
+
+def test_a_model_carries_pinned_requirements_a_ragged_example_and_no_pickle(words, place):
+    folder = place / "mlartifacts" / "words" / "models" / words.model / "artifacts"
+    requirements = (folder / "requirements.txt").read_text("utf8").splitlines()
+    assert {line.partition("==")[0] for line in requirements} == {"mlflow", "tensorflow", "numpy", "pandas"}
+    assert all("==" in line for line in requirements)
+    example = json.loads((folder / "input_example.json").read_text("utf8"))
+    assert [len(row) for row in (values[1] for values in example["data"])] == [1, 3]
+    assert (folder / "settings.yaml").exists()
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".keras", ".h5")]
+    assert str(place / "words") not in (folder / "MLmodel").read_text("utf8").replace(str(words.bundle), "")
+
+
+@pytest.fixture(scope="module")
+def loaded(registry, words):
+    mlflow = registry.store.mlflow
+    mlflow.set_tracking_uri(registry.store.uri)
+    model = mlflow.pyfunc.load_model("models:/words@champion")
+    mlflow.set_tracking_uri(None)
+    return model
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS,
+        [[[0.0, 1.0]], [[2.0, 3.0], [0.0, 0.0], [1.0, 1.0]]],
+        [np.array(row, np.uint8) for row in ROWS],
+        [np.array([np.array(step) for step in row] + [None], object)[:-1] for row in ROWS],
+    ],
+    ids=["whole numbers", "fractions", "uint8 arrays", "object arrays"],
+)
+def test_the_model_takes_ragged_rows_of_any_kind_of_number(loaded, words, rows):
+    answers = loaded.predict(pd.DataFrame({"frames": rows}))
+    expected = bundles.open(words.bundle).predict({"frames": ROWS})
+    assert answers["labels"].tolist() == expected["labels"]
+    for one, other in zip(answers["probabilities"], expected["probabilities"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_the_model_takes_rows_read_from_parquet(loaded, words, tmp_path):
+    kind = pa.list_(pa.list_(pa.uint8()))
+    pq.write_table(pa.table({"frames": pa.array(ROWS, kind)}), tmp_path / "rows.parquet")
+    answers = loaded.predict(pd.read_parquet(tmp_path / "rows.parquet"))
+    assert answers["labels"].tolist() == bundles.open(words.bundle).predict({"frames": ROWS})["labels"]
+
+
+def test_the_model_hands_ids_through_as_text(loaded):
+    answers = loaded.predict(pd.DataFrame({"id": [7, 8], "frames": ROWS}))
+    assert answers["id"].tolist() == ["7", "8"]
+
+
+def test_a_row_that_does_not_fit_is_named_by_the_model(loaded):
+    with pytest.raises(ValueError, match="'frames', row 1: empty sequence"):
+        loaded.predict(pd.DataFrame({"frames": [ROWS[0], []]}))
+
+
+@pytest.mark.parametrize("rows", [[[1.5, 2.5], [3.0]], [[[1.5], [2.5]], [[3.0]]]], ids=["flat", "nested"])
+def test_steps_of_one_feature_may_be_flat_or_nested(registry, log, rows):
+    model = log(
+        "flat", key=f"run-{len(str(rows))}", columns=(("x", 1),), rows=[[1, 2], [3]], task="classification",
+        labels=("9", "07"),
+    )  # fmt: skip
+    mlflow = registry.store.mlflow
+    mlflow.set_tracking_uri(registry.store.uri)
+    answers = mlflow.pyfunc.load_model(model.version.uri).predict(pd.DataFrame({"x": rows}))
+    mlflow.set_tracking_uri(None)
+    expected = bundles.open(model.bundle).predict({"x": [[1.5, 2.5], [3.0]]})
+    assert answers["label"].tolist() == expected["label"]
+    assert answers["probability"].tolist() == pytest.approx(expected["probability"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_stranger_without_this_project_gets_the_same_answers(registry, words, tmp_path):
+    asked = pd.DataFrame({"id": ["a", "b"], "frames": ROWS})
+    asked.to_json(tmp_path / "rows.json", orient="split")
+    command = [sys.executable, "-I", "-c", STRANGER, registry.store.uri, "models:/words@champion"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "rows.json")], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    answers, ours = done.stdout.splitlines()
+    assert ours == "[]"
+    expected = bundles.open(words.bundle).predict(asked, n_best=2, distribution=True)
+    for row, answer in enumerate(json.loads(answers)):
+        assert answer["id"] == expected["id"][row]
+        assert answer["labels"] == expected["labels"][row]
+        assert answer["n_best_labels"] == expected["n_best_labels"][row]
+        assert np.allclose(answer["distribution"], expected["distribution"][row], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_mlflows_own_command_gives_the_same_answers(registry, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.store.uri)
+    asked = {"dataframe_records": [{"id": "a", "frames": ROWS[0]}, {"id": "b", "frames": ROWS[1]}]}
+    (tmp_path / "rows.json").write_text(json.dumps(asked), "utf8")
+    command = [sys.executable, "-P", "-m", "mlflow", "models", "predict", "-m", "models:/words@champion"]
+    command += ["-i", "rows.json", "-t", "json", "-o", "out.json", "--env-manager", "local"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    answers = json.loads((tmp_path / "out.json").read_text("utf8"))["predictions"]
+    expected = bundles.open(words.bundle).predict({"frames": ROWS})
+    assert [answer["labels"] for answer in answers] == expected["labels"]
+    for answer, probabilities in zip(answers, expected["probabilities"], strict=True):
+        assert answer["probabilities"] == pytest.approx(probabilities, abs=1e-6)
