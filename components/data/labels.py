@@ -1,0 +1,122 @@
+"""The labels of all parts in one order, and which rows have which.
+
+names   ("2", "10") by number where all are whole numbers, ("10", "2", "a") by text otherwise
+codes   of each part: from its own code of a label to its place in `names`
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from components.data.columns import is_list, list_lengths
+from components.data.fates import Fates
+from components.data.indexes import Scan
+from components.data.records import Layout
+from components.data.splits import SPLITS, Strata, rarest, stratify
+from components.errors import Problem
+from conf.schema import FractionSplit
+
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label set, and for each part the way from its own codes to places in `names`."""
+
+    names: tuple[str, ...]
+    codes: tuple[np.ndarray, ...]  # of each part: (own labels + 1,) int32, -1 for no label, which is last
+
+    def of(self, part: int, scan: Scan, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row and label code of every label of the part's rows that the mask takes, both (k,)."""
+        y = scan.index.array("y")
+        places = np.arange(len(y))
+        if is_list(y.type):
+            places = np.repeat(places, list_lengths(y))
+            y = y.flatten()
+        taken = rows[places]
+        return places[taken], self.codes[part][y.to_numpy()[taken]]
+
+    def only(self, kept: np.ndarray) -> "Labels":
+        """The labels that the mask (C,) takes; the others have code -1."""
+        places = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1).astype(np.int32)
+        names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
+        return replace(self, names=names, codes=tuple(places[codes] for codes in self.codes))
+
+
+def common_labels(scans: Sequence[Scan]) -> Labels:
+    """All labels that the parts have."""
+    names = in_order({label for scan in scans for label in scan.labels})
+    place = {name: i for i, name in enumerate(names)}
+    codes = tuple(np.array([*(place[label] for label in scan.labels), -1], np.int32) for scan in scans)
+    return Labels(names, codes)
+
+
+def in_order(labels: set[str]) -> tuple[str, ...]:
+    """Sorted; 2 before 10 where all are whole numbers."""
+    if all(WHOLE_NUMBER.fullmatch(label) for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))
+
+
+def label_counts(fates: Fates, labels: Labels) -> np.ndarray:
+    """How often each split has each label, (3, C)."""
+    num_labels = len(labels.names)
+    counts = np.zeros(len(SPLITS) * num_labels, np.int64)
+    for part, scan in enumerate(fates.scans):
+        rows, codes = labels.of(part, scan, fates.accepted(part))
+        splits = fates.codes[part][rows].astype(np.int64)
+        counts += np.bincount(splits * num_labels + codes, minlength=len(counts))
+    return counts.reshape(len(SPLITS), num_labels)
+
+
+def unseen_labels(fates: Fates, labels: Labels, unseen: np.ndarray, layout: Layout) -> Iterator[Problem]:
+    """A problem for each label that held-out rows have and training has not, at its first place."""
+    found: dict[int, list[tuple[int, int, int]]] = {int(code): [] for code in unseen}
+    for part, row, step, code in _rows_with(fates, labels, unseen):
+        found[code].append((part, row, step))
+    for code, places in found.items():
+        part, row, step = places[0]
+        message = (
+            f"the label {labels.names[code]!r} stands in {len(places)} held-out"
+            f" row{'s' if len(places) > 1 else ''} and in no training row"
+        )
+        yield fates.problem(part, row, layout.target, message, step=step if layout.per_step else None)
+
+
+def reject_labels(fates: Fates, labels: Labels, unseen: np.ndarray, layout: Layout) -> None:
+    """Reject held-out rows that have a label which training has not."""
+    for part, row, step, code in _rows_with(fates, labels, unseen):
+        if fates.accepted(part)[row]:
+            message = f"no training row has the label {labels.names[code]!r}"
+            fates.reject(part, row, layout.target, message, step=step if layout.per_step else None)
+
+
+def strata_of(fates: Fates, labels: Labels, split: FractionSplit, layout: Layout) -> Strata:
+    """The split of every distinct sequence among the accepted rows."""
+    num_labels = len(labels.names)
+    num_rows = np.zeros(num_labels, np.int64)
+    for part, scan in enumerate(fates.scans):
+        rows, codes = labels.of(part, scan, fates.accepted(part))
+        num_rows += np.bincount(np.unique(rows * num_labels + codes) % num_labels, minlength=num_labels)
+    classes, digests = [np.zeros(0, np.int64)], [pa.array([], pa.binary(16))]
+    for part, scan in enumerate(fates.scans):
+        rows, codes = labels.of(part, scan, fates.accepted(part))
+        if len(rows):
+            classes.append(rarest(codes, np.unique(rows, return_counts=True)[1], num_rows))
+            digests.append(scan.index.array("digest").filter(pa.array(fates.accepted(part))))
+    task = "labelling" if layout.per_step else "classification"
+    return stratify(split, digests=pa.concat_arrays(digests), classes=np.concatenate(classes), task=task)
+
+
+def _rows_with(fates: Fates, labels: Labels, wanted: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
+    """(part, row, step, label) of each accepted row and wanted label that it has, at its first step."""
+    for part, scan in enumerate(fates.scans) if len(wanted) else ():
+        rows, codes = labels.of(part, scan, fates.accepted(part))
+        at = np.flatnonzero(np.isin(codes, wanted))
+        _, first = np.unique(rows[at] * len(labels.names) + codes[at], return_index=True)
+        for i in at[first].tolist():
+            row = int(rows[i])
+            yield part, row, i - int(np.searchsorted(rows, row)), int(codes[i])

@@ -1,0 +1,247 @@
+"""The functions that workers run: scan a part, write a part's pieces, write a shard. All stream.
+
+scan_part    rows of a part ─▶ its index: everything the whole-data checks need
+write_part   rows of a part and their fates ─▶ pieces, one for each shard, and the rejected rows
+write_shard  (shards.py) pieces ─▶ one shard in its own order
+
+finish       what the shards say ─▶ encoding.json, manifest.json, profile.json
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.data import profiles
+from components.data.audits import Audit
+from components.data.columns import innermost, is_list, list_lengths, plain
+from components.data.encoders import fit, merged
+from components.data.indexes import Index, IndexWriter, Scan
+from components.data.readers import Part, scan
+from components.data.records import Checked, Layout, check
+from components.data.shards import Shard, flat_rows, num_shards, schema, shard_of
+from components.data.splits import SPLITS
+from components.errors import NUM_SHOWN, Problem
+from components.served.encoding import Encoding
+from conf.schema import Settings
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `write_part` needs to know of the whole."""
+
+    layout: Layout
+    kinds: tuple[pa.DataType, ...]  # of the inputs' numbers
+    shards: tuple[int, ...]  # of each split
+
+    @classmethod
+    def of(cls, audit: Audit, scans: Sequence[Scan], layout: Layout) -> "Order":
+        """How many shards each split gets follows from its values alone."""
+        schemas = [scan.part.source.schema for scan in scans]
+        kinds = tuple(_number_kind(schemas, column) for column in layout.inputs)
+        shards = tuple(num_shards(steps * sum(audit.widths)) for steps in audit.num_steps)
+        return cls(layout, kinds, shards)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What one part wrote: files by split and shard, and its rejected rows if any."""
+
+    files: Mapping[tuple[int, int], str]
+    rejected: str | None
+
+
+def scan_part(part: Part, *, layout: Layout, scratch: str) -> Scan:
+    """Check a part's rows and write its index."""
+    path = Path(scratch) / f"index-{part.number:06d}.arrow"
+    problems: list[Problem] = []
+    num_problems, row = 0, part.first_row
+    with IndexWriter(path, layout) as writer:
+        for batch in scan(part, layout.columns):
+            checked = check(batch, layout, file=part.source.name, first_row=row)
+            writer.add(checked, layout)
+            problems += checked.problems[: NUM_SHOWN - len(problems)]
+            num_problems += len(checked.problems)
+            row += len(batch)
+    return Scan(part, Index(str(path)), tuple(writer.labels), tuple(problems), num_problems)
+
+
+def write_part(
+    scanned: Scan,
+    *,
+    order: Order,
+    codes: np.ndarray,
+    reasons: Mapping[int, str],
+    label_codes: np.ndarray,
+    scratch: str,
+) -> Pieces:
+    """Sort a part's rows into pieces, one for each shard, and keep the rejected ones aside.
+
+    Args:
+        codes: each row's split, or REJECTED, (n,).
+        reasons: why rows were rejected.
+        label_codes: from the part's own code of a label to its place in the label set.
+    """
+    part, layout = scanned.part, order.layout
+    digests, y = scanned.index.array("digest"), scanned.index.array("y")
+    writers = _PieceWriters(Path(scratch), part.number, schema(order.kinds, per_step=layout.per_step))
+    rejected: list[pa.Table] = []
+    at = 0
+    with writers:
+        for batch in scan(part, layout.columns):
+            size = len(batch)
+            fates = codes[at : at + size]
+            if (fates < 0).any():
+                rejected.append(_rejected(batch, fates < 0, reasons, at, part))
+            checked = check(batch, layout, file=part.source.name, first_row=part.first_row + at)
+            rows = _rows(checked, y.slice(at, size), digests.slice(at, size), label_codes, order, part, at)
+            for split in range(len(SPLITS)):
+                chosen = np.flatnonzero(fates == split)
+                places = shard_of(rows["digest"].take(chosen), order.shards[split]) if len(chosen) else chosen
+                for shard in np.unique(places).tolist():
+                    writers.write((split, shard), rows, chosen[places == shard])
+            at += size
+    kept = None
+    if rejected:
+        kept = str(Path(scratch) / f"rejected-{part.number:06d}.parquet")
+        pq.write_table(pa.concat_tables(rejected, promote_options="permissive"), kept)
+    return Pieces(writers.files, kept)
+
+
+def finish(
+    shards: Mapping[str, Sequence[Shard]], *, audit: Audit, settings: Settings, order: Order, target: Path
+) -> dict[str, Any]:
+    """Fit the encoding on the training shards and write what describes the whole; the manifest."""
+    inputs = settings.data.inputs
+    statistics = [
+        merged([shard.statistics[i] for shard in shards["train"] if shard.rows]) for i in range(len(inputs))
+    ]
+    parts = tuple(fit(part.column, part.scale, each) for part, each in zip(inputs, statistics, strict=True))
+    encoding = Encoding(settings.task, parts, audit.labels)
+    manifest = {
+        "format": FORMAT,
+        "splits": {name: _split(of_split) for name, of_split in shards.items()},
+        "inputs": [
+            {"column": part.column, "features": part.features, "dtype": str(kind)}
+            for part, kind in zip(parts, order.kinds, strict=True)
+        ],
+        "labels": list(audit.labels),
+        "rejected": audit.num_rejected,
+    }
+    profile = {
+        "splits": {
+            name: profiles.of_split(_lengths(of_split), _label_counts(of_split, audit.labels))
+            for name, of_split in shards.items()
+        },
+        "inputs": profiles.of_inputs([part.column for part in inputs], statistics),
+        "padding": profiles.padding_waste(_lengths(shards["train"])),
+    }
+    for name, value in (("encoding", encoding.to_json()), ("manifest", manifest), ("profile", profile)):
+        (target / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf8")
+    return manifest
+
+
+class _PieceWriters:
+    """Arrow files opened when the first of their rows comes."""
+
+    def __init__(self, scratch: Path, part: int, rows: pa.Schema) -> None:
+        self.scratch, self.part, self.schema = scratch, part, rows
+        self.files: dict[tuple[int, int], str] = {}
+        self._writers: dict[tuple[int, int], Any] = {}
+
+    def __enter__(self) -> "_PieceWriters":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def write(self, place: tuple[int, int], rows: pa.RecordBatch, chosen: np.ndarray) -> None:
+        """Add the chosen rows of a batch to the piece of a (split, shard)."""
+        if place not in self._writers:
+            split, shard = place
+            self.files[place] = str(self.scratch / f"{SPLITS[split]}-{shard:05d}-{self.part:06d}.arrow")
+            options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
+            self._writers[place] = pa.ipc.new_file(self.files[place], self.schema, options=options)
+        self._writers[place].write_batch(rows.take(pa.array(chosen)))
+
+
+def _rows(
+    checked: Checked,
+    y: pa.Array,
+    digests: pa.Array,
+    label_codes: np.ndarray,
+    order: Order,
+    part: Part,
+    at: int,
+) -> pa.RecordBatch:
+    """A batch as rows of a shard; the rejected ones are still among them."""
+    size = len(y)
+    first = part.position + at
+    columns = {
+        "row": np.arange(first, first + size),
+        "id": checked.ids,
+        "file": pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), [part.source.name]),
+        "length": checked.inputs[0].lengths.astype(np.int32),
+        "y": _labels(y, label_codes),
+        "digest": digests,
+    }
+    for i, (values, kind) in enumerate(zip(checked.inputs, order.kinds, strict=True)):
+        columns[f"x{i}"] = flat_rows(values, kind)
+    rows = schema(order.kinds, per_step=order.layout.per_step)
+    return pa.record_batch([columns[name] for name in rows.names], rows)
+
+
+def _labels(y: pa.Array, label_codes: np.ndarray) -> pa.Array:
+    if not is_list(y.type):
+        return pa.array(label_codes[y.to_numpy()])
+    offsets = np.concatenate([[0], np.cumsum(list_lengths(y))]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(label_codes[y.flatten().to_numpy()]))
+
+
+def _rejected(
+    batch: pa.RecordBatch, mask: np.ndarray, reasons: Mapping[int, str], at: int, part: Part
+) -> pa.Table:
+    """Rejected rows as they were, with the reason and their place."""
+    rows = np.flatnonzero(mask)
+    columns = {name: batch.column(name).take(pa.array(rows)) for name in batch.schema.names}
+    plained = {name: column.cast(plain(column.type)) for name, column in columns.items()}
+    return pa.table(
+        {
+            "reason": pa.array([reasons[at + row] for row in rows.tolist()], pa.string()),
+            "file": pa.array([part.source.name] * len(rows), pa.string()),
+            "row": pa.array(part.first_row + at + rows, pa.int64()),
+            **{f"source.{name}": column for name, column in plained.items()},
+        }
+    )
+
+
+def _number_kind(schemas: Sequence[pa.Schema], column: str) -> pa.DataType:
+    """The number type of an input; files in which the column is all null do not count."""
+    kinds = [innermost(each.field(column).type)[0] for each in schemas]
+    kind = next((kind for kind in kinds if not pa.types.is_null(kind)), pa.float64())
+    return pa.uint8() if pa.types.is_boolean(kind) else kind
+
+
+def _split(shards: Sequence[Shard]) -> dict[str, Any]:
+    return {
+        "rows": sum(shard.rows for shard in shards),
+        "steps": sum(shard.steps for shard in shards),
+        "shards": [{"file": shard.file, "rows": shard.rows, "sha256": shard.sha256} for shard in shards],
+    }
+
+
+def _lengths(shards: Sequence[Shard]) -> np.ndarray:
+    return np.concatenate([shard.lengths for shard in shards]).astype(np.int64)
+
+
+def _label_counts(shards: Sequence[Shard], labels: Sequence[str]) -> dict[str, int]:
+    counts = np.sum([shard.label_counts for shard in shards], axis=0)
+    return dict(zip(labels, counts.tolist(), strict=True))

@@ -1,0 +1,111 @@
+"""Rows of a split in an order of their own, whatever the files: by the digest of their inputs.
+
+    part 0 ─┐ pieces       ┌ train/part-00000.parquet   digests 00.. to 7f..
+    part 1 ─┴──────────────┴ train/part-00001.parquet   digests 80.. to ff..
+
+A shard holds a stretch of digests, so rows that come in another order, or from other files, give the same
+shards but for the columns `row` and `file`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.data.columns import Nested
+from components.data.encoders import Statistics
+from components.data.indexes import DIGEST_BYTES
+
+SHARD_VALUES = 1 << 24
+ROW_GROUP_ROWS = 1 << 13
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A written shard, and what is known of its steps."""
+
+    file: str  # below data/
+    rows: int
+    steps: int
+    sha256: str
+    lengths: np.ndarray  # (rows,) int32
+    label_counts: np.ndarray  # (C,) int64
+    statistics: tuple[Statistics, ...]  # of each input
+
+
+def schema(kinds: Sequence[pa.DataType], *, per_step: bool) -> pa.Schema:
+    """The columns of a shard; `kinds` are the inputs' number types."""
+    columns = {
+        "row": pa.int64(),
+        "id": pa.string(),
+        "file": pa.dictionary(pa.int32(), pa.string()),
+        "length": pa.int32(),
+        **{f"x{i}": pa.list_(kind) for i, kind in enumerate(kinds)},
+        "y": pa.list_(pa.int32()) if per_step else pa.int32(),
+        "digest": pa.binary(DIGEST_BYTES),
+    }
+    return pa.schema(columns)
+
+
+def num_shards(num_values: int) -> int:
+    """How many shards a split of this many values has."""
+    return max(1, -(-num_values // SHARD_VALUES))
+
+
+def shard_of(digests: pa.FixedSizeBinaryArray, num: int) -> np.ndarray:
+    """The shard of each digest, (n,) int64: equal stretches of their first two bytes."""
+    width = DIGEST_BYTES
+    content = np.frombuffer(digests.buffers()[1], np.uint8, offset=digests.offset * width)
+    pairs = content[: len(digests) * width].reshape(-1, width)[:, :2].astype(np.int64)
+    return (pairs[:, 0] * 256 + pairs[:, 1]) * num // 65536
+
+
+def flat_rows(values: Nested, kind: pa.DataType) -> pa.ListArray:
+    """Each row's values laid end to end, of the column's own type."""
+    offsets = np.concatenate([[0], values.row_ends]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values.values, kind))
+
+
+def write_shard(
+    pieces: Sequence[str], *, target: str, name: str, features: Sequence[int], num_labels: int
+) -> Shard:
+    """Put the pieces of one shard in order and write it.
+
+    Args:
+        pieces: Arrow files with rows of this shard.
+        target: the prepared data's folder.
+        name: the shard's file below it.
+        features: of each input.
+    """
+    tables = []
+    for piece in pieces:
+        with pa.OSFile(piece) as file:
+            tables.append(pa.ipc.open_file(file).read_all())
+    table = pa.concat_tables(tables).unify_dictionaries()
+    table = table.sort_by([("digest", "ascending"), ("id", "ascending")]).combine_chunks()
+    path = Path(target) / name
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    labels = table["y"].combine_chunks()
+    codes = labels.flatten() if pa.types.is_list(labels.type) else labels
+    lengths = table["length"].to_numpy()
+    return Shard(
+        file=name,
+        rows=len(table),
+        steps=int(lengths.sum()),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        lengths=lengths,
+        label_counts=np.bincount(codes.to_numpy(), minlength=num_labels),
+        statistics=tuple(
+            Statistics.of(_values(table[f"x{i}"], each)) for i, each in enumerate(features) if len(table)
+        ),
+    )
+
+
+def _values(column: pa.ChunkedArray, features: int) -> np.ndarray:
+    flat = column.combine_chunks().flatten()
+    return flat.to_numpy(zero_copy_only=False).reshape(-1, features)
