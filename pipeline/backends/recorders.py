@@ -24,6 +24,7 @@ class Recorder:
     def __init__(self, append: Callable[[Entry], None], *, earlier: Iterable[Entry]) -> None:
         """`append` takes the entries; `earlier` are those of processes before this one."""
         self._take = append
+        self._running: set[str] = set()
         self._params: dict[tuple[str, str], str] = {}
         self._steps: set[tuple[str, str, int]] = set()
         for entry in earlier:
@@ -48,22 +49,29 @@ class Recorder:
         """Say how the run, or a stage's, ended: FINISHED, FAILED or KILLED."""
         self._append("end", stage, status=status)
 
+    def end_all(self, status: str) -> bool:
+        """End what was started and never ended, stages first; whether there was anything."""
+        open_ones = sorted(self._running, reverse=True)
+        for stage in open_ones:
+            self.end(status, stage=stage)
+        return bool(open_ones)
+
     def log_metrics(
         self,
-        values: Mapping[str, float],
+        values: Mapping[str, float | None],
         *,
         step: int | None = None,
         stage: str = "",
         at: float | None = None,
     ) -> None:
-        """Numbers, at a step of a curve or once. Infinite ones become NaN, which MLflow can hold.
+        """Numbers, at a step of a curve or once. Infinite ones become NaN, None is left out.
 
         A step that was logged before a kill and is done again after it stands there once.
         """
         fresh = {
             key_of(name): float(value) if math.isfinite(value) else math.nan
             for name, value in values.items()
-            if step is None or (stage, key_of(name), step) not in self._steps
+            if value is not None and (step is None or (stage, key_of(name), step) not in self._steps)
         }
         if fresh:
             moment = now_ms() if at is None else int(at * 1000)
@@ -121,7 +129,11 @@ class Recorder:
         self._take(entry)
 
     def _remember(self, entry: Entry) -> None:
-        """Keep in mind what must not be logged twice."""
+        """Keep in mind what is open, and what must not be logged twice."""
+        if entry["kind"] == "start":
+            self._running.add(entry["stage"])
+        if entry["kind"] == "end":
+            self._running.discard(entry["stage"])
         for key, value in entry.get("params", {}).items():
             self._params[entry["stage"], key] = value
         if entry.get("stepped"):

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.errors import TrackerError
+from components.errors import StorageError, TrackerError
 
 Entry = dict[str, Any]
 Memory = dict[str, Any]
 Deliver = Callable[[Sequence[Entry]], Memory]
 
 MAX_ENTRIES = 2000
+TAIL_BYTES = 4096
 GATHER_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
 HURRIED_WAIT_SECONDS = 1.0
@@ -46,9 +47,16 @@ class Spool:
                 yield json.loads(line)
 
     def append(self, entry: Entry) -> None:
-        """Write one entry; it survives the process from here on."""
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        """Write one entry; it survives the process from here on.
+
+        Raises:
+            StorageError: the file cannot be written, as when the disk is full.
+        """
+        try:
+            self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be written: {error.strerror or error}.") from error
         self.written = self._file.tell()
 
     def unsent(self) -> tuple[list[Entry], int]:
@@ -181,6 +189,17 @@ class Sender:
 def now_ms() -> int:
     """Milliseconds since 1970, as MLflow counts."""
     return time.time_ns() // 1_000_000
+
+
+def last_entry(path: Path) -> Entry | None:
+    """The last whole entry of a spool, if it is a short one; the spool itself is not touched."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL_BYTES))
+        whole = file.read().rpartition(b"\n")[0]
+    with contextlib.suppress(ValueError):
+        return json.loads(whole.rpartition(b"\n")[2])
+    return None
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -30,7 +30,7 @@ from pipeline.backends.addresses import probe, redact, sqlite_path
 from pipeline.backends.deliveries import Delivery, NotThere, Refused
 from pipeline.backends.proofs import Proof, start_proof
 from pipeline.backends.recorders import Recorder, status_of
-from pipeline.backends.spool import Deliver, Sender, Spool, sent_so_far
+from pipeline.backends.spool import Deliver, Sender, Spool, last_entry, sent_so_far
 
 # Read by MLflow when it is imported, or at each request.
 ENVIRONMENT = {
@@ -260,10 +260,18 @@ def open_run(
     tags: Mapping[str, str] | None = None,
     warn: Callable[[str], None] = lambda text: None,
     patience: float = PATIENCE_SECONDS,
+    others: Iterable[Folder] = (),
 ) -> Iterator[Tracker]:
     """The MLflow run of a run folder, begun or gone on with; it ends as FINISHED, FAILED or KILLED.
 
-    `warn` hears what MLflow refused, and what could not be sent by the end.
+    Args:
+        uri: the MLflow.
+        folder: the run folder.
+        settings: become its parameters; their name is the experiment's.
+        tags: more about the run.
+        warn: hears what MLflow refused, and what could not be sent by the end.
+        patience: seconds that `require` and the registry wait for an MLflow that is away.
+        others: run folders of which some may have been left open by a kill: those are ended as KILLED.
     """
     store = Store(uri, artifacts=folder.storage.parent / "mlartifacts", patience=patience)
     spool = folder.path / SPOOL
@@ -283,8 +291,29 @@ def open_run(
         # One that has been away for a while is not waited for again.
         if not tracker.close(timeout=CLOSE_SECONDS if tracker.failure is None else 5.0):
             warn(f"MLflow at {redact(uri)} is away; {spool} keeps what it lacks for the next time.")
+        else:
+            for other in others:
+                if other.path != folder.path and not _has_ended(other.path / SPOOL):
+                    _end_abandoned(store, other, experiment=settings.name)
         for problem in tracker.problems:
             warn(problem)
+
+
+def _end_abandoned(store: Store, folder: Folder, *, experiment: str) -> None:
+    """End a run that a killed process left open, unless another process is at it."""
+    with folder.held() as ours:
+        if ours:
+            left = Tracker(store, spool=folder.path / SPOOL, experiment=experiment, run_id=folder.run_id)
+            left.end_all("KILLED")
+            left.close(timeout=CLOSE_SECONDS)
+
+
+def _has_ended(spool: Path) -> bool:
+    """Whether a run said how it ended, or never said anything; only the last line is read."""
+    with contextlib.suppress(FileNotFoundError):
+        last = last_entry(spool)
+        return last is not None and last["kind"] == "end" and last["stage"] == ""
+    return True
 
 
 def has_unsent(folder: Folder, uri: str) -> bool:

@@ -97,3 +97,24 @@ def test_data_is_described_with_a_digest_that_fits(recorder, entries):
 def test_files_are_logged_by_their_path(recorder, entries):
     recorder.log_artifact(Path("/runs/x/report.html"), folder="report")
     assert (entries[0]["path"], entries[0]["folder"]) == ("/runs/x/report.html", "report")
+
+
+def test_what_has_no_number_is_not_logged(recorder, entries):
+    recorder.log_metrics({"accuracy": 0.5, "accuracy_low": None})
+    assert entries[0]["metrics"] == {"accuracy": 0.5}
+    recorder.log_metrics({"accuracy_low": None})
+    assert len(entries) == 1
+
+
+def test_what_a_kill_left_open_can_be_ended(recorder, entries):
+    recorder.start({})
+    with recorder.stage("prepare"):
+        pass
+    recorder._append("start", "train", tags={})
+    later = Recorder(entries.append, earlier=list(entries))
+    assert later.end_all("KILLED")
+    assert [(entry["stage"], entry["status"]) for entry in entries[-2:]] == [
+        ("train", "KILLED"),
+        ("", "KILLED"),
+    ]
+    assert not Recorder(entries.append, earlier=list(entries)).end_all("KILLED")

@@ -1,10 +1,11 @@
+import resource
 import threading
 import time
 
 import pytest
 
-from components.errors import TrackerError
-from pipeline.backends.spool import Sender, Spool
+from components.errors import StorageError, TrackerError
+from pipeline.backends.spool import Sender, Spool, last_entry
 
 
 class Receiver:
@@ -151,6 +152,29 @@ def test_what_could_not_be_sent_is_sent_by_the_next_process(path):
     receiver.away, spool = False, Spool(path, target="a")
     assert Sender(spool, receiver.connect).close(timeout=10)
     assert numbers(receiver.received) == [1]
+    spool.close()
+
+
+def test_a_file_that_cannot_grow_is_named(path):
+    spool = Spool(path, target="a")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(StorageError, match=r"tracking\.jsonl cannot be written: File too large"):
+            spool.append({"text": "x" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    spool.close()
+
+
+def test_the_last_entry_is_found_without_reading_the_rest(path):
+    spool = Spool(path, target="a")
+    assert last_entry(path) is None
+    fill(spool, *range(1000))
+    assert last_entry(path) == {"n": 999}
+    with path.open("ab") as file:
+        file.write(b'{"n": 1')
+    assert last_entry(path) == {"n": 999}
     spool.close()
 
 

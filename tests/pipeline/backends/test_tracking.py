@@ -310,6 +310,20 @@ def test_a_killed_process_leaves_one_run_that_the_next_one_ends(tmp_path, uri, r
 
 
 @pytest.mark.slow
+def test_a_killed_run_that_nobody_takes_up_is_ended_by_the_next_one(tmp_path, uri, root):
+    killed = RunFolder(tmp_path / "runs" / "words" / "run-1")
+    killed.path.mkdir(parents=True)
+    process = work(killed, uri, root, "killed")
+    process.communicate(timeout=120)
+    other = a_run(tmp_path, "run-2")
+    with tracking.open_run(uri, folder=other, settings=settings(), others=[killed, other]) as tracker:
+        status = {name: run.info.status for name, run in found(tracker.store).items()}
+        assert status["run-1"] == status["train"] == "RUNNING"
+    status = {name: run.info.status for name, run in found(tracker.store).items()}
+    assert status == {"run-1": "KILLED", "train": "KILLED", "run-2": "FINISHED"}
+
+
+@pytest.mark.slow
 def test_four_processes_at_once_in_an_empty_folder_share_one_experiment(tmp_path, uri, root):
     runs = [RunFolder(tmp_path / "runs" / "words" / f"run-{i}") for i in range(4)]
     for run in runs:
