@@ -9,11 +9,12 @@ Letters: B batch, T padded time, F features, U units.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
-Tensor = tf.Tensor
+Tensor: TypeAlias = tf.Tensor
 
 
 @dataclass(frozen=True)

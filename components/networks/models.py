@@ -8,6 +8,7 @@ Letters: B batch, T padded time, F features, C classes.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -97,7 +98,7 @@ class Recurrent:
 class Classifier(Recurrent):
     """One label per sequence: logits (B, C) from a length-aware readout."""
 
-    def __init__(self, settings: ModelSettings, **sizes: int) -> None:
+    def __init__(self, settings: ModelSettings, **sizes: Any) -> None:
         super().__init__(settings, **sizes)
         self.readout = READOUTS[settings.readout]
 

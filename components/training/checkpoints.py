@@ -121,7 +121,7 @@ class Checkpoints:
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
         with (temporary / ARRAYS).open("wb") as file:
-            np.savez(file, **{f"a{i:05d}": array for i, array in enumerate(arrays)})
+            np.savez(file, allow_pickle=False, **{f"a{i:05d}": array for i, array in enumerate(arrays)})
             file.flush()
             os.fsync(file.fileno())
         checksum = hashlib.sha256((temporary / ARRAYS).read_bytes()).hexdigest()
