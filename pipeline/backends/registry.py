@@ -23,7 +23,7 @@ from pipeline.backends.deliveries import MAX_TAG, NotThere, Refused, shortened
 from pipeline.backends.packages import Packaging, save
 from pipeline.backends.tracking import Store
 
-RUN_TAG, DIGEST_TAG = "recurra.run_id", "recurra.bundle_digest"
+RUN_TAG, DIGEST_TAG, MODEL_TAG = "recurra.run_id", "recurra.bundle_digest", "recurra.mlflow_model_id"
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<number>\d+)|@(?P<alias>[\w-]+))")
 
 
@@ -35,7 +35,6 @@ class Version:
     number: int
     created: str  # ISO 8601, UTC
     run_id: str  # MLflow's
-    model_id: str
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
 
@@ -97,9 +96,11 @@ class Registry:
         source = f"models:/{model_id}" if served else model.artifact_location
         self._ensure_name(name)
 
+        all_tags = {**_cut(tags), RUN_TAG: key, MODEL_TAG: model_id}
+
         def find_or_create(client: Any) -> Any:
             return self._of_run(client, name, key) or client.create_model_version(
-                name, source, run_id=run, tags={RUN_TAG: key, **_cut(tags)}, model_id=model_id
+                name, source, run_id=run, tags=all_tags, model_id=model_id
             )
 
         made = self.store.patiently(find_or_create)
@@ -137,7 +138,6 @@ class Registry:
                     timespec="seconds"
                 ),
                 run_id=version.run_id or "",
-                model_id=version.model_id or "",
                 tags=dict(version.tags),
                 aliases=tuple(sorted(aliases.get(int(version.version), []))),
             )

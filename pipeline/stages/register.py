@@ -32,7 +32,7 @@ from conf.schema import Settings
 from pipeline.backends import ledger, workspace
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.ledger import Change
-from pipeline.backends.registry import DIGEST_TAG, RUN_TAG, Packaging, Registry, Version
+from pipeline.backends.registry import DIGEST_TAG, MODEL_TAG, RUN_TAG, Packaging, Registry, Version
 from pipeline.backends.tracking import Store, Tracker
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
@@ -58,6 +58,7 @@ def register(
         ModelError: the registered model did not answer as the evaluation did.
     """
     _log_data(tracker, folder, settings)
+    _log_scores(tracker, folder)
     # The version needs the run, and the run's values are sent in order.
     tracker.require()
     with ExitStack() as stack:
@@ -101,13 +102,13 @@ class _Registration:
             judged = self._judge(champion)
             self._write(judged.verdict)
             if judged.verdict.decision == "rejected":
-                return _summary(judged.verdict.to_json(), None)
+                return self._summary(judged.verdict.to_json(), None)
             version = self._version(judged)
             if not proven:
                 self._prove(version)
                 proven = True
             if judged.verdict.decision == "kept" or self._promote(version, judged):
-                return _summary(judged.verdict.to_json(), self._model(version.number))
+                return self._summary(judged.verdict.to_json(), version)
             self.console.note("Another run became champion meanwhile: comparing with that one.")
 
     def _judge(self, champion: Version | None) -> _Judged:
@@ -221,7 +222,7 @@ class _Registration:
         with workspace.locked(self.folder.storage, "promotion"):
             if not any(change["run_id"] == self.folder.run_id for change in ledger.read(self.folder.storage)):
                 self._enter(champion, self.registry.by_alias(self.name, PREVIOUS), verdict["reasons"])
-        return _summary(verdict, self._model(champion.number))
+        return self._summary(verdict, champion)
 
     def _enter(self, version: Version, champion: Version | None, reasons: Sequence[str]) -> None:
         before = None if champion is None else champion.number
@@ -236,11 +237,15 @@ class _Registration:
         self.tracker.log_artifact(path, folder="evaluation")
         self.tracker.log_tags({"verdict": verdict.decision, "reasons": " ".join(verdict.reasons)})
 
-    def _model(self, number: int) -> dict[str, Any]:
-        version = self.registry.get(self.name, number)
-        assert version is not None
-        uri = f"models:/{self.name}@{self.alias}" if self.alias in version.aliases else version.uri
-        return {"name": self.name, "version": number, "aliases": list(version.aliases), "uri": uri}
+    def _summary(self, verdict: Mapping[str, Any], version: Version | None) -> dict[str, Any]:
+        summary = {"verdict": verdict["decision"], "reasons": list(verdict["reasons"])}
+        if version is None:
+            return {**summary, "model": None, "mlflow_model_id": None}
+        # Read again, because its aliases have changed.
+        now = self.registry.get(self.name, version.number) or version
+        uri = f"models:/{self.name}@{self.alias}" if self.alias in now.aliases else now.uri
+        model = {"name": self.name, "version": now.number, "aliases": list(now.aliases), "uri": uri}
+        return {**summary, "model": model, "mlflow_model_id": now.tags[MODEL_TAG]}
 
 
 def _verdict_tags(judged: _Judged) -> dict[str, str]:
@@ -249,10 +254,6 @@ def _verdict_tags(judged: _Judged) -> dict[str, str]:
         "recurra.reasons": json.dumps(list(judged.verdict.reasons), ensure_ascii=False),
         "recurra.parent_champion": "" if judged.champion is None else str(judged.champion.number),
     }
-
-
-def _summary(verdict: Mapping[str, Any], model: dict[str, Any] | None) -> dict[str, Any]:
-    return {"verdict": verdict["decision"], "reasons": list(verdict["reasons"]), "model": model}
 
 
 def _log_data(tracker: Tracker, folder: RunFolder, settings: Settings) -> None:
@@ -268,6 +269,21 @@ def _log_data(tracker: Tracker, folder: RunFolder, settings: Settings) -> None:
             context=contexts[split],
             profile={"rows": about["rows"], "steps": about["steps"]},
         )
+
+
+def _log_scores(tracker: Tracker, folder: RunFolder) -> None:
+    """Tell MLflow what the evaluation found."""
+    path = folder.evaluation / "metrics.json"
+    for split, scores in json.loads(path.read_text("utf8")).items():
+        tracker.log_metrics({f"{split}_{name}": value for name, value in scores.items()})
+    tracker.log_artifact(path, folder="evaluation")
+
+
+def attach_report(folder: RunFolder, *, tracker: Tracker) -> None:
+    """Put a run's report beside its registered model, where there is one."""
+    model = (folder.summary("register") or {}).get("mlflow_model_id")
+    if model is not None:
+        Registry(tracker.store).attach(model, folder.report)
 
 
 def models(name: str, *, storage: Path, tracking_uri: str) -> dict[str, Any]:

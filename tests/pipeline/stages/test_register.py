@@ -22,7 +22,7 @@ from pipeline.backends import ledger, tracking, workspace
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
-from pipeline.stages.register import models, register
+from pipeline.stages.register import attach_report, models, register
 
 LABELS = ("a", "b", "c")
 NUM_ROWS = 120
@@ -216,7 +216,25 @@ def test_the_first_model_above_its_floor_is_promoted_with_all_it_carries(tmp_pat
     assert {each.dataset.name for each in mlflow_run.inputs.dataset_inputs} == {
         "shapes-train", "shapes-valid", "shapes-test"
     }  # fmt: skip
-    assert len(mlflow_run.outputs.model_outputs) == 1
+    assert mlflow_run.outputs.model_outputs[0].model_id == summary["mlflow_model_id"]
+    scores = json.loads((run.evaluation / "metrics.json").read_text("utf8"))["test"]
+    assert mlflow_run.data.metrics["test_accuracy"] == scores["accuracy"]
+    assert mlflow_run.data.metrics["test_accuracy_low"] == scores["accuracy_low"]
+
+
+@pytest.mark.slow
+def test_a_report_stands_beside_the_model(tmp_path, uri, finished_run):
+    run = finished_run()
+    run.report.write_text("<p>", "utf8")
+    settings = Settings.model_validate(wanted())
+    with tracking.open_run(uri, folder=run, settings=settings) as tracker:
+        attach_report(run, tracker=tracker)
+        quiet = Console(level=-1)
+        summary = register(settings, folder=run, cluster=InProcess(), tracker=tracker, console=quiet)
+        run.update_stage("register", status="done", summary=summary)
+        attach_report(run, tracker=tracker)
+    (model,) = (tmp_path / "mlartifacts" / "shapes" / "models").iterdir()
+    assert (model / "artifacts" / "report.html").read_text("utf8") == "<p>"
 
 
 @pytest.mark.slow
@@ -256,9 +274,8 @@ def test_a_missed_floor_registers_nothing_but_is_told(uri, finished_run):
     experiment = client.get_experiment_by_name("shapes").experiment_id
     (mlflow_run,) = client.search_runs([experiment])
     assert mlflow_run.data.tags["verdict"] == "rejected"
-    assert [file.path for file in client.list_artifacts(mlflow_run.info.run_id, "evaluation")] == [
-        "evaluation/verdict.json"
-    ]
+    files = client.list_artifacts(mlflow_run.info.run_id, "evaluation")
+    assert {file.path for file in files} == {"evaluation/metrics.json", "evaluation/verdict.json"}
 
 
 @pytest.mark.slow
