@@ -8,7 +8,7 @@ The file appears whole or not at all, and its metadata says which version answer
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +53,6 @@ def predict(
         data: files, folders and globs.
         out: the Parquet file to write.
         tracking_uri: the MLflow that knows the model.
-        cluster: whose worker predicts.
-        console: shows the progress.
         id_column: handed through as `id`; the one that the model was trained with when not given.
         n_best: also the n most probable labels of each row or step.
         distribution: also the probability of every label.
@@ -88,14 +86,19 @@ def predict(
             "recurra.bundle_digest": about["digest"],
             "recurra.labels": json.dumps(encoding.labels, ensure_ascii=False),
         }
-        with (
-            _whole_file(out, task.schema.with_metadata(metadata)) as writer,
-            console.progress("predict", total=task.num_rows, unit="rows") as bar,
-        ):
-            for batch in cluster.worker().stream(new_rows.answers, bundle=source.bundle, task=task):
-                writer.write_batch(batch.replace_schema_metadata(metadata))
-                bar.advance(len(batch))
+        with _whole_file(out, task.schema.with_metadata(metadata)) as writer:
+            batches = cluster.worker().stream(new_rows.answers, bundle=source.bundle, task=task)
+            _write(batches, writer, metadata=metadata, num_rows=task.num_rows, console=console)
     return {"model": source.uri, "rows": task.num_rows, "out": str(out), "digest": about["digest"]}
+
+
+def _write(
+    batches: Iterator[Any], writer: Any, *, metadata: Mapping[str, str], num_rows: int, console: Console
+) -> None:
+    with console.progress("predict", total=num_rows, unit="rows") as bar:
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(metadata))
+            bar.advance(len(batch))
 
 
 def _source(model: str, *, tracking_uri: str, scratch: Path | None, stack: ExitStack) -> Source:
