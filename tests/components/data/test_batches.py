@@ -1,0 +1,146 @@
+"""Batches: every row once, lengths explicit, weights that sum to one, order from the seed alone."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.data import batches as module
+from components.data.batches import SequenceSet, ahead, static_lengths, training_plan
+from components.served.encoding import Encoding, NumericEncoding
+
+LENGTHS = np.array([3, 1, 5, 2, 4, 4, 1, 3, 2, 5, 3])
+
+
+def make(per_step: bool = True) -> SequenceSet:
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
+    x = np.arange(offsets[-1] * 2, dtype=np.float32).reshape(-1, 2)
+    y = np.arange(offsets[-1] if per_step else len(LENGTHS), dtype=np.int32)
+    return SequenceSet(x, offsets, y, np.arange(len(LENGTHS)), pa.array(["a"] * len(LENGTHS)), per_step)
+
+
+def test_a_batch_holds_its_rows_padded_on_the_right() -> None:
+    batch = make().batch(np.array([1, 0]), multiple_of=4)
+    assert batch.lengths.tolist() == [1, 3, 1, 1]
+    assert batch.rows.tolist() == [1, 0, -1, -1]
+    np.testing.assert_array_equal(batch.x[0], [[6, 7], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(batch.x[1], [[0, 1], [2, 3], [4, 5]])
+    assert batch.targets.tolist() == [[3, 0, 0], [0, 1, 2], [0, 0, 0], [0, 0, 0]]
+    assert batch.num_steps == 4
+
+
+@pytest.mark.parametrize(("loss_mean", "expected"), [("step", [0.25, 0.25]), ("sequence", [0.5, 0.5 / 3])])
+def test_weights_hold_one_over_the_global_count_and_filler_has_none(
+    loss_mean: str, expected: list[float]
+) -> None:
+    batch = make().batch(np.array([1, 0]), loss_mean=loss_mean, multiple_of=3)
+    np.testing.assert_allclose(batch.weights, [*expected, 0.0])
+    total = (batch.weights * batch.lengths)[batch.rows >= 0].sum()
+    assert total == pytest.approx(1.0)
+
+
+def test_a_classifiers_rows_weigh_the_same() -> None:
+    batch = make(per_step=False).batch(np.array([2, 1, 0]), multiple_of=2)
+    np.testing.assert_allclose(batch.weights, [1 / 3, 1 / 3, 1 / 3, 0.0])
+    assert batch.targets.tolist() == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 11, 50])
+def test_every_row_stands_in_an_epoch_once(batch_size: int) -> None:
+    plan = training_plan(LENGTHS, batch_size=batch_size, seed=0, epoch=0)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(LENGTHS)))
+    assert len(plan) == -(-len(LENGTHS) // batch_size)
+
+
+def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return [rows.tolist() for rows in training_plan(LENGTHS, batch_size=3, seed=seed, epoch=epoch)]
+
+    assert plan(0, 0) == plan(0, 0)
+    assert plan(0, 0) != plan(0, 1) != plan(1, 1)
+
+
+def test_batches_of_like_lengths_waste_less_padding_and_stay_random() -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, 2000)
+
+    def padded(plan: list[np.ndarray]) -> int:
+        return sum(int(lengths[rows].max()) * len(rows) for rows in plan)
+
+    plain = np.split(np.random.default_rng(1).permutation(2000), range(32, 2000, 32))
+    bucketed = training_plan(lengths, batch_size=32, seed=0, epoch=0)
+    assert padded(bucketed) < 0.75 * padded(plain)
+    other = training_plan(lengths, batch_size=32, seed=0, epoch=1)
+    assert {frozenset(rows.tolist()) for rows in bucketed}.isdisjoint(
+        {frozenset(rows.tolist()) for rows in other}
+    )
+
+
+def test_static_lengths_cover_every_sequence_with_a_few() -> None:
+    lengths = np.arange(1, 101)
+    found = static_lengths(lengths, most=4)
+    assert found.tolist() == [26, 51, 75, 100] or (len(found) <= 4 and found[-1] == 100)
+    assert static_lengths(np.array([7, 7])).tolist() == [7]
+
+
+def test_batches_are_built_ahead_in_order_and_their_errors_come_out() -> None:
+    def build(rows: np.ndarray) -> int:
+        if rows[0] == 2:
+            raise ValueError("broken")
+        return int(rows[0])
+
+    plan = [np.array([i]) for i in range(4)]
+    assert list(ahead(build, plan[:2])) == [0, 1]
+    assert list(ahead(build, [])) == []
+    consumer: Iterator[int] = ahead(build, plan)
+    with pytest.raises(ValueError, match="broken"):
+        list(consumer)
+
+
+@pytest.mark.parametrize("task", ["labelling", "classification"])
+@pytest.mark.parametrize("resident", [1 << 30, 8])
+def test_a_prepared_split_opens_encoded_from_all_its_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, resident: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_RESIDENT_BYTES", resident)
+    labels: Any = [[0, 1], [1], [2, 0, 0]] if task == "labelling" else [0, 1, 2]
+    kind = pa.list_(pa.int32()) if task == "labelling" else pa.int32()
+    rows = [[0, 255, 10, 20], [1, 2], [3, 4, 5, 6, 7, 8]]
+    table = pa.table(
+        {
+            "row": pa.array([5, 3, 4], pa.int64()),
+            "id": ["a", "b", "c"],
+            "length": pa.array([2, 1, 3], pa.int32()),
+            "x0": pa.array(rows, pa.list_(pa.uint8())),
+            "x1": pa.array([[1, 2], [3], [4, 5, 6]], pa.list_(pa.float64())),
+            "y": pa.array(labels, kind),
+        }
+    )
+    (tmp_path / "train").mkdir()
+    for name, part in (("0", table.slice(0, 2)), ("1", table.slice(2))):
+        pq.write_table(part, tmp_path / "train" / f"part-{name}.parquet")
+    shards = [{"file": f"train/part-{name}.parquet"} for name in "01"]
+    manifest = {"splits": {"train": {"rows": 3, "steps": 6, "shards": shards}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf8")
+    encoding = Encoding(
+        task,
+        (
+            NumericEncoding("pixels", 2, "minmax", (0.0, 0.0), (255.0, 255.0)),
+            NumericEncoding("speed", 1, "none", (0.0,), (1.0,)),
+        ),
+        ("x", "y", "z"),
+    )
+    found = SequenceSet.open(tmp_path / "train", encoding)
+    assert isinstance(found.x, np.memmap) == (resident == 8)
+    assert found.lengths.tolist() == [2, 1, 3]
+    assert found.row.tolist() == [5, 3, 4]
+    assert found.ids.to_pylist() == ["a", "b", "c"]
+    np.testing.assert_allclose(found.x[0], [0, 1, 1])
+    np.testing.assert_allclose(found.x[5], [7 / 255, 8 / 255, 6], rtol=1e-6)
+    assert [found.targets(row).tolist() for row in range(3)] == (
+        labels if task == "labelling" else [[0], [1], [2]]
+    )

@@ -1,0 +1,187 @@
+"""The loop: resumed equals undisturbed, the best epoch is kept, and NaN ends it."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.data.batches import SequenceSet
+from components.errors import CheckpointError, ClusterError, TrainingDiverged
+from components.training import loop
+from components.training.checkpoints import Checkpoints
+from components.training.loop import fit
+from components.training.progress import Progress
+from conf.schema import DropoutSettings, EarlyStopping, ModelSettings, TrainSettings
+
+MakeSet = Callable[..., SequenceSet]
+LENGTHS = [3, 1, 5, 2, 4, 4, 1, 3, 2, 5, 3]
+
+
+def start(
+    make_set: MakeSet, folder: Path, *, key: str = "key", should_stop: Any = lambda: False, **training: Any
+) -> Iterator[Progress]:
+    """A training with dropout and a schedule, on 11 and 4 sequences."""
+    settings = {
+        "epochs": 3,
+        "batch_size": 3,
+        "learning_rate": 0.05,
+        "schedule": "cosine",
+        "devices": "cpu:1",
+        **training,
+    }
+    return fit(
+        make_set(LENGTHS),
+        make_set([2, 4, 1, 3], seed=9),
+        task="labelling",
+        num_classes=4,
+        model=ModelSettings(units=4, bidirectional=True, dropout=DropoutSettings(output=0.2)),
+        training=TrainSettings(**settings),
+        checkpoints=Checkpoints(folder, key),
+        should_stop=should_stop,
+    )
+
+
+def outcome(folder: Path, progress: list[Progress]) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+    """Best weights, and the history without its timings."""
+    timings = ("seconds", "step_seconds", "steps_per_second")
+    history = [
+        {name: value for name, value in entry.items() if name not in timings}
+        for entry in progress[-1].history
+    ]
+    return Checkpoints(folder, "key").load_best().arrays, history
+
+
+def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
+    for a, b in zip(one[0], other[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    assert len(one[1]) == len(other[1])
+    for a, b in zip(one[1], other[1], strict=True):
+        assert a["valid"] == pytest.approx(b["valid"], abs=1e-6)
+        assert (a["epoch"], a["step"], a["best"]) == (b["epoch"], b["step"], b["best"])
+        assert (a["loss"], a["learning_rate"]) == pytest.approx((b["loss"], b["learning_rate"]), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {"folder": tmp_path_factory.mktemp("undisturbed")}
+
+
+def whole(make_set: MakeSet, undisturbed: dict[str, Any]) -> tuple[Any, Any]:
+    """The outcome of a training that nothing disturbed, trained once."""
+    if "outcome" not in undisturbed:
+        progress = list(start(make_set, undisturbed["folder"]))
+        undisturbed["outcome"] = outcome(undisturbed["folder"], progress)
+    return undisturbed["outcome"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_scores(
+    make_set: MakeSet, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    expected = whole(make_set, undisturbed)
+    assert_same(outcome(tmp_path, list(start(make_set, tmp_path))), expected)
+    assert expected[1][-1]["loss"] < expected[1][0]["loss"]
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 7])
+def test_a_stop_checkpoints_and_going_on_equals_never_stopping(
+    make_set: MakeSet, tmp_path: Path, undisturbed: dict[str, Any], stop_at: int
+) -> None:
+    asked = iter(range(1, 100))
+    first = list(start(make_set, tmp_path, should_stop=lambda: next(asked) == stop_at))
+    assert (first[-1].kind, first[-1].step) == ("stopped", stop_at)
+    second = list(start(make_set, tmp_path))
+    assert (second[0].kind, second[0].step) == ("resumed", stop_at)
+    assert_same(outcome(tmp_path, second), whole(make_set, undisturbed))
+
+
+def test_a_loop_that_just_ends_in_mid_epoch_goes_on_from_its_last_checkpoint(
+    make_set: MakeSet, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    progress = start(make_set, tmp_path, checkpoint_seconds=1e-6)
+    for item in progress:
+        if item.step == 6:
+            break
+    del progress
+    assert_same(outcome(tmp_path, list(start(make_set, tmp_path))), whole(make_set, undisturbed))
+
+
+def test_a_finished_training_does_nothing_when_started_again(make_set: MakeSet, tmp_path: Path) -> None:
+    list(start(make_set, tmp_path, epochs=1))
+    again = list(start(make_set, tmp_path, epochs=1))
+    assert [item.kind for item in again] == ["resumed"]
+
+
+def test_the_best_epoch_is_kept_though_later_ones_are_worse(make_set: MakeSet, tmp_path: Path) -> None:
+    """A rate this large makes a first gain and then wanders."""
+    options = {"epochs": 5, "learning_rate": 0.4, "schedule": "constant"}
+    progress = list(start(make_set, tmp_path, **options))
+    history = progress[-1].history
+    losses = [entry["valid"]["loss"] for entry in history]
+    best = int(np.argmin(losses))
+    assert best < len(losses) - 1, losses
+    saved = Checkpoints(tmp_path, "key").load_best()
+    assert saved.state["epoch"] == best + 1
+    run = loop._Run(
+        make_set(LENGTHS),
+        make_set([2, 4, 1, 3], seed=9),
+        "labelling",
+        4,
+        ModelSettings(units=4, bidirectional=True),
+        TrainSettings(devices="cpu:1"),
+        Checkpoints(tmp_path / "none", "key"),
+        lambda: False,
+    )
+    run.network.load(saved.arrays)
+    again = loop.evaluate(run.steps, run.valid, num_classes=4)
+    assert again == pytest.approx(saved.state["valid"], abs=1e-6)
+
+
+def test_the_metric_of_early_stopping_picks_the_best_epoch(make_set: MakeSet, tmp_path: Path) -> None:
+    stopping = EarlyStopping(metric="accuracy", patience=None)
+    progress = list(start(make_set, tmp_path, early_stopping=stopping))
+    accuracies = [entry["valid"]["accuracy"] for entry in progress[-1].history]
+    assert Checkpoints(tmp_path, "key").load_best().state["epoch"] == int(np.argmax(accuracies)) + 1
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_no_checkpoint_holds_it(
+    make_set: MakeSet, tmp_path: Path
+) -> None:
+    spoilt = make_set(LENGTHS)
+    spoilt.x[5, 0] = math.nan
+    with pytest.raises(TrainingDiverged, match="epoch 1") as caught:
+        list(
+            fit(
+                spoilt,
+                make_set([2], seed=9),
+                task="labelling",
+                num_classes=4,
+                model=ModelSettings(units=4),
+                training=TrainSettings(batch_size=3, devices="cpu:1", checkpoint_seconds=1e-6),
+                checkpoints=Checkpoints(tmp_path, "key"),
+            )
+        )
+    assert "train.learning_rate" in caught.value.hint
+    for path in tmp_path.glob("*/state.npz"):
+        with np.load(path) as arrays:
+            assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
+
+
+def test_faults_show_when_fit_is_called_not_when_it_is_read(make_set: MakeSet, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="GPUs asked"):
+        start(make_set, tmp_path, devices="gpu:8")
+    list(start(make_set, tmp_path, epochs=1))
+    with pytest.raises(CheckpointError, match="other settings"):
+        start(make_set, tmp_path, key="another")
+
+
+def test_progress_says_where_the_training_is(make_set: MakeSet, tmp_path: Path) -> None:
+    progress = list(start(make_set, tmp_path, epochs=2))
+    epochs = [item for item in progress if item.kind == "epoch"]
+    assert [item.epoch for item in epochs] == [1, 2]
+    assert all(item.num_steps_done == item.num_steps == sum(LENGTHS) for item in epochs)
+    assert all(item.metrics.keys() >= {"loss", "accuracy", "sequence_accuracy"} for item in epochs)
+    assert len(list(tmp_path.glob("step-*"))) <= 2
+    assert not list(tmp_path.glob(".*"))
