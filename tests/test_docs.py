@@ -13,6 +13,7 @@ from conf.schema import Section, Settings
 from pipeline.cli import recurra
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+OUR_PATH = re.compile(r"`((?:benchmarks|components|conf|docs|examples|pipeline|scripts|tests)/[\w./-]+)`")
 COMMAND_LINE = re.compile(r"^(?:\$ )?(?:\.venv/bin/)?recurra ([a-z]+)(.*)$", re.MULTILINE)
 
 
@@ -33,6 +34,15 @@ def test_links_between_documents_lead_somewhere(root: Path) -> None:
             if "://" not in target and not (document.parent / target).exists():
                 broken.append(f"{document.relative_to(root)}: {target}")
     assert not broken
+
+
+def test_files_of_the_checkout_that_are_named_exist(root: Path) -> None:
+    missing = []
+    for document in documents(root):
+        for name in OUR_PATH.findall(document.read_text("utf8")):
+            if not (root / name).exists():
+                missing.append(f"{document.relative_to(root)}: {name}")
+    assert not missing
 
 
 def test_every_page_can_be_reached_from_the_index(root: Path) -> None:
