@@ -20,11 +20,13 @@ from components.data.copies import separate_splits, unique_ids
 from components.data.fates import Fates
 from components.data.indexes import Scan
 from components.data.labels import (
+    MAX_LABELS,
     Labels,
     common_labels,
     label_counts,
     reject_labels,
     strata_of,
+    too_many_labels,
     unseen_labels,
 )
 from components.data.records import Layout
@@ -59,6 +61,8 @@ def audit(scans: Sequence[Scan], *, layout: Layout, settings: Settings) -> Audit
     """
     split, dropping = settings.data.split, settings.data.on_bad_row == "drop"
     fates, labels = Fates(scans), common_labels(scans)
+    if len(labels.names) > MAX_LABELS:
+        raise too_many_labels(layout.target)
     whole = [*_absent_values(fates, split), *_too_few(labels.names, layout, "the rows")]
     widths = _equal_widths(fates, layout)
     unique_ids(fates, layout)

@@ -15,6 +15,10 @@ import numpy as np
 
 from components.served.encoding import NumericEncoding
 
+BLOCK_VALUES = 1 << 20
+# A range below this share of a feature's size is rounding, not variation.
+ROUNDING = 8 * np.finfo(np.float64).eps
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -28,21 +32,29 @@ class Statistics:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Statistics":
-        """Of steps (S, F), at least one."""
+        """Of steps (S, F), at least one; block by block, which saves memory and digits."""
+        size = max(1, BLOCK_VALUES // values.shape[1])
+        return merged([cls._of_block(values[at : at + size]) for at in range(0, len(values), size)])
+
+    @classmethod
+    def _of_block(cls, values: np.ndarray) -> "Statistics":
         wide = values.astype(np.float64)
-        mean = wide.mean(axis=0)
-        return cls(len(wide), mean, ((wide - mean) ** 2).sum(axis=0), wide.min(axis=0), wide.max(axis=0))
+        low, high = wide.min(axis=0), wide.max(axis=0)
+        # Rounding can take the mean of equal numbers off them.
+        mean = np.clip(wide.mean(axis=0), low, high)
+        return cls(len(wide), mean, np.square(wide - mean).sum(axis=0), low, high)
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Of both sets of steps together (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
         count = self.count + other.count
         shift = other.mean - self.mean
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return Statistics(
             count=count,
-            mean=self.mean + shift * (other.count / count),
+            mean=np.clip(self.mean + shift * (other.count / count), low, high),
             squares=self.squares + other.squares + shift**2 * (self.count * other.count / count),
-            low=np.minimum(self.low, other.low),
-            high=np.maximum(self.high, other.high),
+            low=low,
+            high=high,
         )
 
     @property
@@ -52,8 +64,8 @@ class Statistics:
 
     @property
     def constant(self) -> np.ndarray:
-        """Which features have one value only, (F,) bool."""
-        return self.low == self.high
+        """Which features have one value only, up to rounding, (F,) bool."""
+        return self.high - self.low <= ROUNDING * np.maximum(np.abs(self.low), np.abs(self.high))
 
 
 def merged(statistics: Sequence[Statistics]) -> Statistics:

@@ -16,9 +16,10 @@ from components.data.fates import Fates
 from components.data.indexes import Scan
 from components.data.records import Layout
 from components.data.splits import SPLITS, Strata, rarest, stratify
-from components.errors import Problem
+from components.errors import DataError, Problem
 from conf.schema import FractionSplit
 
+MAX_LABELS = 1 << 16
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -59,6 +60,14 @@ def in_order(labels: set[str]) -> tuple[str, ...]:
     if all(WHOLE_NUMBER.fullmatch(label) for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
+
+
+def too_many_labels(column: str, *, file: str = "") -> DataError:
+    """The error of a column with more different labels than a network could tell apart."""
+    message = f"more than {MAX_LABELS:,} different labels; is this the target, or an id?"
+    return DataError(
+        "The labels cannot be used.", problems=[Problem(file=file, column=column, message=message)]
+    )
 
 
 def label_counts(fates: Fates, labels: Labels) -> np.ndarray:

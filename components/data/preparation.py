@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from components.data import profiles
+from components.data import profiles, rejects
 from components.data.audits import Audit
-from components.data.columns import innermost, is_list, list_lengths, plain
+from components.data.columns import innermost, is_list, list_lengths
 from components.data.encoders import fit, merged
 from components.data.indexes import Index, IndexWriter, Scan
+from components.data.labels import MAX_LABELS, too_many_labels
 from components.data.readers import Part, scan
 from components.data.records import Checked, Layout, check
-from components.data.shards import Shard, flat_rows, num_shards, schema, shard_of
+from components.data.shards import Piece, Shard, flat_rows, num_shards, schema, shard_of
 from components.data.splits import SPLITS
 from components.errors import NUM_SHOWN, Problem
 from components.served.encoding import Encoding
@@ -46,20 +46,26 @@ class Order:
         """How many shards each split gets follows from its values alone."""
         schemas = [scan.part.source.schema for scan in scans]
         kinds = tuple(_number_kind(schemas, column) for column in layout.inputs)
-        shards = tuple(num_shards(steps * sum(audit.widths)) for steps in audit.num_steps)
+        width = sum(audit.widths)
+        sizes = zip(audit.num_rows, audit.num_steps, strict=True)
+        shards = tuple(num_shards(rows, steps * width) for rows, steps in sizes)
         return cls(layout, kinds, shards)
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """What one part wrote: files by split and shard, and its rejected rows if any."""
+    """What one part wrote: pieces by split and shard, and its rejected rows if any."""
 
-    files: Mapping[tuple[int, int], str]
+    by_shard: Mapping[tuple[int, int], Piece]
     rejected: str | None
 
 
 def scan_part(part: Part, *, layout: Layout, scratch: str) -> Scan:
-    """Check a part's rows and write its index."""
+    """Check a part's rows and write its index.
+
+    Raises:
+        DataError: the file is damaged, or its labels are too many to be labels.
+    """
     path = Path(scratch) / f"index-{part.number:06d}.arrow"
     problems: list[Problem] = []
     num_problems, row = 0, part.first_row
@@ -70,6 +76,8 @@ def scan_part(part: Part, *, layout: Layout, scratch: str) -> Scan:
             problems += checked.problems[: NUM_SHOWN - len(problems)]
             num_problems += len(checked.problems)
             row += len(batch)
+            if len(writer.labels) > MAX_LABELS:
+                raise too_many_labels(layout.target, file=part.source.name)
     return Scan(part, Index(str(path)), tuple(writer.labels), tuple(problems), num_problems)
 
 
@@ -91,28 +99,27 @@ def write_part(
     """
     part, layout = scanned.part, order.layout
     digests, y = scanned.index.array("digest"), scanned.index.array("y")
-    writers = _PieceWriters(Path(scratch), part.number, schema(order.kinds, per_step=layout.per_step))
+    path = Path(scratch) / f"rows-{part.number:06d}.arrow"
     rejected: list[pa.Table] = []
     at = 0
-    with writers:
+    with _PieceWriter(path, schema(order.kinds, per_step=layout.per_step)) as writer:
         for batch in scan(part, layout.columns):
             size = len(batch)
             fates = codes[at : at + size]
             if (fates < 0).any():
-                rejected.append(_rejected(batch, fates < 0, reasons, at, part))
+                rejected.append(rejects.table(batch, fates < 0, reasons, at, part))
             checked = check(batch, layout, file=part.source.name, first_row=part.first_row + at)
             rows = _rows(checked, y.slice(at, size), digests.slice(at, size), label_codes, order, part, at)
             for split in range(len(SPLITS)):
                 chosen = np.flatnonzero(fates == split)
                 places = shard_of(rows["digest"].take(chosen), order.shards[split]) if len(chosen) else chosen
                 for shard in np.unique(places).tolist():
-                    writers.write((split, shard), rows, chosen[places == shard])
+                    writer.write((split, shard), rows.take(pa.array(chosen[places == shard])))
             at += size
-    kept = None
-    if rejected:
-        kept = str(Path(scratch) / f"rejected-{part.number:06d}.parquet")
-        pq.write_table(pa.concat_tables(rejected, promote_options="permissive"), kept)
-    return Pieces(writers.files, kept)
+    kept = str(Path(scratch) / f"rejected-{part.number:06d}.parquet") if rejected else None
+    if kept is not None:
+        rejects.write(rejected, kept)
+    return Pieces(writer.pieces(), kept)
 
 
 def finish(
@@ -148,29 +155,31 @@ def finish(
     return manifest
 
 
-class _PieceWriters:
-    """Arrow files opened when the first of their rows comes."""
+class _PieceWriter:
+    """Writes a part's rows to one Arrow file, a batch for each shard that they go to."""
 
-    def __init__(self, scratch: Path, part: int, rows: pa.Schema) -> None:
-        self.scratch, self.part, self.schema = scratch, part, rows
-        self.files: dict[tuple[int, int], str] = {}
-        self._writers: dict[tuple[int, int], Any] = {}
+    def __init__(self, path: Path, rows: pa.Schema) -> None:
+        self.path, self.schema = path, rows
+        self.batches: dict[tuple[int, int], list[int]] = {}
+        self._num_batches = 0
 
-    def __enter__(self) -> "_PieceWriters":
+    def __enter__(self) -> "_PieceWriter":
+        options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
+        self._file = pa.ipc.new_file(str(self.path), self.schema, options=options)
         return self
 
     def __exit__(self, *failure: object) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        self._file.close()
 
-    def write(self, place: tuple[int, int], rows: pa.RecordBatch, chosen: np.ndarray) -> None:
-        """Add the chosen rows of a batch to the piece of a (split, shard)."""
-        if place not in self._writers:
-            split, shard = place
-            self.files[place] = str(self.scratch / f"{SPLITS[split]}-{shard:05d}-{self.part:06d}.arrow")
-            options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
-            self._writers[place] = pa.ipc.new_file(self.files[place], self.schema, options=options)
-        self._writers[place].write_batch(rows.take(pa.array(chosen)))
+    def write(self, place: tuple[int, int], rows: pa.RecordBatch) -> None:
+        """Add rows to the piece of a (split, shard)."""
+        self._file.write_batch(rows)
+        self.batches.setdefault(place, []).append(self._num_batches)
+        self._num_batches += 1
+
+    def pieces(self) -> dict[tuple[int, int], Piece]:
+        """What was written, by split and shard."""
+        return {place: Piece(str(self.path), tuple(batches)) for place, batches in self.batches.items()}
 
 
 def _rows(
@@ -204,23 +213,6 @@ def _labels(y: pa.Array, label_codes: np.ndarray) -> pa.Array:
         return pa.array(label_codes[y.to_numpy()])
     offsets = np.concatenate([[0], np.cumsum(list_lengths(y))]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(label_codes[y.flatten().to_numpy()]))
-
-
-def _rejected(
-    batch: pa.RecordBatch, mask: np.ndarray, reasons: Mapping[int, str], at: int, part: Part
-) -> pa.Table:
-    """Rejected rows as they were, with the reason and their place."""
-    rows = np.flatnonzero(mask)
-    columns = {name: batch.column(name).take(pa.array(rows)) for name in batch.schema.names}
-    plained = {name: column.cast(plain(column.type)) for name, column in columns.items()}
-    return pa.table(
-        {
-            "reason": pa.array([reasons[at + row] for row in rows.tolist()], pa.string()),
-            "file": pa.array([part.source.name] * len(rows), pa.string()),
-            "row": pa.array(part.first_row + at + rows, pa.int64()),
-            **{f"source.{name}": column for name, column in plained.items()},
-        }
-    )
 
 
 def _number_kind(schemas: Sequence[pa.Schema], column: str) -> pa.DataType:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.data.columns import Nested
@@ -21,7 +22,17 @@ from components.data.encoders import Statistics
 from components.data.indexes import DIGEST_BYTES
 
 SHARD_VALUES = 1 << 24
+ROW_VALUES = 16  # what a row weighs beside its values
+MAX_SHARDS = 1 << 10
 ROW_GROUP_ROWS = 1 << 13
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one shard that one part wrote: some record batches of an Arrow file."""
+
+    file: str
+    batches: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,9 +62,9 @@ def schema(kinds: Sequence[pa.DataType], *, per_step: bool) -> pa.Schema:
     return pa.schema(columns)
 
 
-def num_shards(num_values: int) -> int:
-    """How many shards a split of this many values has."""
-    return max(1, -(-num_values // SHARD_VALUES))
+def num_shards(num_rows: int, num_values: int) -> int:
+    """How many shards a split of this size has."""
+    return min(MAX_SHARDS, max(1, -(-(num_values + ROW_VALUES * num_rows) // SHARD_VALUES)))
 
 
 def shard_of(digests: pa.FixedSizeBinaryArray, num: int) -> np.ndarray:
@@ -71,22 +82,17 @@ def flat_rows(values: Nested, kind: pa.DataType) -> pa.ListArray:
 
 
 def write_shard(
-    pieces: Sequence[str], *, target: str, name: str, features: Sequence[int], num_labels: int
+    pieces: Sequence[Piece], *, target: str, name: str, features: Sequence[int], num_labels: int
 ) -> Shard:
     """Put the pieces of one shard in order and write it.
 
     Args:
-        pieces: Arrow files with rows of this shard.
+        pieces: the rows of this shard.
         target: the prepared data's folder.
         name: the shard's file below it.
         features: of each input.
     """
-    tables = []
-    for piece in pieces:
-        with pa.OSFile(piece) as file:
-            tables.append(pa.ipc.open_file(file).read_all())
-    table = pa.concat_tables(tables).unify_dictionaries()
-    table = table.sort_by([("digest", "ascending"), ("id", "ascending")]).combine_chunks()
+    table = _in_order(pa.concat_tables([_read(piece) for piece in pieces]).unify_dictionaries())
     path = Path(target) / name
     path.parent.mkdir(exist_ok=True)
     pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP_ROWS)
@@ -104,6 +110,26 @@ def write_shard(
             Statistics.of(_values(table[f"x{i}"], each)) for i, each in enumerate(features) if len(table)
         ),
     )
+
+
+def _read(piece: Piece) -> pa.Table:
+    with pa.memory_map(piece.file) as file:
+        reader = pa.ipc.open_file(file)
+        return pa.Table.from_batches([reader.get_batch(batch) for batch in piece.batches])
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """By digest, then id, then labels: `row` only decides between rows that are equal in all that matters."""
+    counts = pc.value_counts(table["digest"])
+    twins = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    at = pc.indices_nonzero(pc.is_in(table["digest"], value_set=twins)).to_pylist()
+    few = table.select(["digest", "id", "y", "row"]).take(pa.array(at, pa.int64())).to_pylist()
+    keys = [(row["digest"], row["id"] or "", row["y"], row["row"]) for row in few]
+    rank = np.zeros(len(table), np.int64)
+    rank[[at[i] for i in sorted(range(len(at)), key=keys.__getitem__)]] = np.arange(len(at))
+    ranked = table.select(["digest"]).append_column("rank", pa.array(rank))
+    order = pc.sort_indices(ranked, [("digest", "ascending"), ("rank", "ascending")])
+    return table.take(order).combine_chunks()
 
 
 def _values(column: pa.ChunkedArray, features: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data import readers
+from components.data import readers, rejects
 from components.data.audits import Audit, audit
 from components.data.indexes import Scan
 from components.data.preparation import Order, Pieces, finish, scan_part, write_part
@@ -26,9 +26,10 @@ from components.errors import DataError, Problem, StorageError
 from conf.schema import Settings
 from pipeline.backends.cluster import Cluster, Future
 from pipeline.backends.workspace import RunFolder
-from pipeline.console import Console
+from pipeline.console import Bar, Console
 
 REJECTED = "rejected.parquet"
+SCRATCH = ".prepare-"
 
 
 def prepare(settings: Settings, *, folder: RunFolder, cluster: Cluster, console: Console) -> dict[str, Any]:
@@ -84,12 +85,22 @@ def _examine(settings: Settings, *, scratch: Path, run: Any, console: Console) -
     layout = Layout.of(settings)
     parts = _parts(settings, layout)
     tasks = [run(scan_part, part=part, layout=layout, scratch=str(scratch)) for part in parts]
-    scans = []
     with console.progress("check", total=sum(part.num_rows for part in parts), unit="rows") as bar:
-        for part, task in zip(parts, tasks, strict=True):
-            scans.append(task.result())
-            bar.advance(part.num_rows)
+        scans = list(_results(tasks, [part.num_rows for part in parts], bar))
     return _Found(layout, scans, audit(scans, layout=layout, settings=settings))
+
+
+def _results(tasks: Sequence[Any], num_rows: Sequence[int], bar: Bar) -> Iterator[Any]:
+    """The tasks' results in order. All are waited for, so that every damaged file is named together."""
+    problems: list[Problem] = []
+    for task, done in zip(tasks, num_rows, strict=True):
+        try:
+            yield task.result()
+        except DataError as error:
+            problems += error.problems
+        bar.advance(done)
+    if problems:
+        raise DataError("The files cannot be used.", problems=problems, hint="See the data section.")
 
 
 def _parts(settings: Settings, layout: Layout) -> list[readers.Part]:
@@ -131,18 +142,17 @@ def _write(
         )
         for i, scan in enumerate(found.scans)
     ]
-    pieces: list[Pieces] = []
-    num_rows = sum(scan.part.num_rows for scan in found.scans)
-    with console.progress("write", total=num_rows + sum(found.audit.num_rows), unit="rows") as bar:
-        for scan, task in zip(found.scans, tasks, strict=True):
-            pieces.append(task.result())
-            bar.advance(scan.part.num_rows)
+    num_rows = [scan.part.num_rows for scan in found.scans]
+    with console.progress("write", total=sum(num_rows) + sum(found.audit.num_rows), unit="rows") as bar:
+        pieces: list[Pieces] = list(_results(tasks, num_rows, bar))
         shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
         for name, future in _shard_tasks(pieces, order, found, target=target, cluster=cluster):
             shard = future.result()
             shards[name].append(shard)
             bar.advance(shard.rows)
-    _keep_rejected([each.rejected for each in pieces if each.rejected], target / REJECTED)
+    rejected = [each.rejected for each in pieces if each.rejected]
+    if rejected:
+        rejects.gather(rejected, str(target / REJECTED))
     return finish(shards, audit=found.audit, settings=settings, order=order, target=target)
 
 
@@ -153,11 +163,11 @@ def _shard_tasks(
     tasks = []
     for split, name in enumerate(SPLITS):
         for shard in range(order.shards[split]):
-            files = [each.files[split, shard] for each in pieces if (split, shard) in each.files]
-            if files:
+            own = [each.by_shard[split, shard] for each in pieces if (split, shard) in each.by_shard]
+            if own:
                 future = cluster.task(
                     write_shard,
-                    pieces=files,
+                    pieces=own,
                     target=str(target),
                     name=f"{name}/part-{shard:05d}.parquet",
                     features=found.audit.widths,
@@ -167,20 +177,13 @@ def _shard_tasks(
     return tasks
 
 
-def _keep_rejected(files: Sequence[str], target: Path) -> None:
-    if files:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        tables = [pq.read_table(file) for file in files]
-        pq.write_table(pa.concat_tables(tables, promote_options="permissive"), target, compression="zstd")
-
-
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder beside the result, on the same disk, gone at the end."""
+    """A folder beside the result, on the same disk, gone at the end; so are those of killed runs."""
+    for stale in folder.glob(f"{SCRATCH}*"):
+        shutil.rmtree(stale, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=folder) as name:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder, ignore_cleanup_errors=True) as name:
             yield Path(name)
     except OSError as error:
         if error.filename is None and error.errno is None:
