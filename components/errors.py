@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from conf.names import printable
+
 NUM_SHOWN = 20
 
 
@@ -140,8 +142,3 @@ class Terminated(RecurraError):
 
     def __init__(self, message: str = "Terminated.", *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
-
-
-def printable(text: str) -> str:
-    """The text with control characters escaped, since names and values from a file reach a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,4 +1,4 @@
-"""The name that was probably meant."""
+"""Names that come from outside: the one that was probably meant, and how to show one safely."""
 
 import difflib
 from collections.abc import Iterable
@@ -25,3 +25,8 @@ def nearest(name: str, options: Iterable[str]) -> str | None:
         return by_lower[SYNONYMS[name.lower()]]
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[matches[0]] if matches else None
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped, since names and values from a file reach a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

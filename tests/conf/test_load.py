@@ -1,5 +1,8 @@
 """Settings files: stacked, overridden, and every mistake named with its place."""
 
+import glob
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ import pytest
 
 from conf import load as module
 from conf.load import SettingsError, json_schema, load, resolved
-from conf.schema import Settings
+from conf.schema import FractionSplit, Settings
 
 GOOD = """\
 name: words
@@ -93,6 +96,70 @@ def test_a_relative_path_is_taken_from_the_file_that_says_it(
         str(tmp_path / "deep" / name) for name in ("a.parquet", "b.parquet")
     )
     assert load([base], ["data.path=c.parquet"]).data.path == str(tmp_path / "here" / "c.parquet")
+
+
+def test_each_item_of_a_list_of_paths_is_taken_from_whoever_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    path = write(tmp_path, GOOD.replace("words.parquet", "[a.parquet, /b.parquet]"))
+    assert load([path], ["data.path.0=c.parquet"]).data.path == (
+        str(tmp_path / "here" / "c.parquet"),
+        "/b.parquet",
+    )
+
+
+def test_the_home_folder_and_globs_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write(tmp_path, GOOD.replace("words.parquet", "[~/a.parquet, 'b/*.parquet']"))
+    assert load([path]).data.path == (str(tmp_path / "a.parquet"), str(tmp_path / "b" / "*.parquet"))
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "[draft]"
+    folder.mkdir()
+    (folder / "a.parquet").touch()
+    found = load([write(folder, GOOD.replace("words.parquet", "'*.parquet'"))]).data.path
+    assert isinstance(found, str)
+    assert glob.glob(found) == [str(folder / "a.parquet")]
+    assert load([write(folder, GOOD)]).data.path == str(folder / "words.parquet")
+
+
+def test_another_way_to_split_takes_the_place_of_the_one_below(tmp_path: Path) -> None:
+    base = write(tmp_path, GOOD)
+    above = write(tmp_path, "data: {split: {by: hash, valid: 0.2, test: 0.1}}\n", "above.yaml")
+    options = ["data.split.valid=0.2", "data.split.by=hash", "data.split.test=0.1"]
+    whole = "data.split={by: hash, valid: 0.2, test: 0.1}"
+    for settings in (load([base, above]), load([base], options), load([base], [whole])):
+        assert settings.data.split == FractionSplit(by="hash", valid=0.2, test=0.1)
+    assert load([base, above, base]).data.split == load([base]).data.split
+
+
+def test_an_option_reaches_into_what_was_null_or_absent(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "  early_stopping: null\n")
+    assert load([path]).train.early_stopping.patience is None
+    assert load([path], ["train.early_stopping.patience=2"]).train.early_stopping.patience == 2
+    assert load([path], ["gate.floors.accuracy=0.5"]).gate.floors == {"accuracy": 0.5}
+    assert load([path], ["train.clip_norm="]).train.clip_norm is None
+
+
+def test_an_option_replaces_a_mapping_and_a_file_merges_into_it(tmp_path: Path) -> None:
+    base = write(tmp_path, GOOD + "model: {dropout: {input: 0.1, output: 0.2}}\n")
+    above = write(tmp_path, "model: {dropout: {output: 0.3}}\n", "above.yaml")
+    merged = load([base, above]).model.dropout
+    assert (merged.input, merged.output) == (0.1, 0.3)
+    replaced = load([base], ["model.dropout={output: 0.3}"]).model.dropout
+    assert (replaced.input, replaced.output) == (0.0, 0.3)
+
+
+@pytest.mark.parametrize("option", ["train.epochs", "=3", "train.=3", ".epochs=3", ""])
+def test_an_option_that_is_no_setting_of_a_key_is_named(tmp_path: Path, option: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load([write(tmp_path, GOOD)], [option])
+    (problem,) = caught.value.problems
+    assert problem.location == f"--set {option}"
+    assert problem.message == "expected section.key=value"
 
 
 def test_later_files_and_options_have_the_last_word(tmp_path: Path) -> None:
@@ -195,7 +262,9 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is empty"),
+        ("", "is empty, expected a mapping"),
+        ("# nothing\n", "is empty, expected a mapping"),
+        ("3\n", "holds a single value, expected a mapping"),
         ("- a\n- b\n", "holds a list, expected a mapping"),
         ("just text\n", "holds text, expected a mapping"),
         ("name: [1, 2\n", "is not YAML"),
@@ -225,6 +294,18 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
             load([tmp_path / name])
 
 
+def test_a_file_that_cannot_be_read_hides_no_mistake_of_another(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load([tmp_path / "absent.yaml", write(tmp_path, "a: 1\na: 2\n")], ["b"])
+    locations = [problem.location for problem in caught.value.problems]
+    assert locations == [str(tmp_path / "absent.yaml"), f"{tmp_path}/conf.yaml:2", "--set b"]
+
+
+def test_a_nul_in_a_name_is_no_crash() -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(["a\0.yaml"])
+
+
 def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
     assert load([tmp_path / "bom.yaml"]).name == "words"
@@ -237,3 +318,20 @@ def test_what_is_resolved_loads_again_as_the_same_settings(tmp_path: Path) -> No
 
 def test_the_json_schema_names_the_keys_as_files_do() -> None:
     assert {"name", "task", "data", "register"} <= set(json_schema()["properties"])
+
+
+def test_importing_the_loader_costs_little_and_loads_nothing_large(root: Path) -> None:
+    code = (
+        "import sys, time; started = time.perf_counter(); import conf.load;"
+        "print(time.perf_counter() - started,"
+        " {'tensorflow', 'ray', 'mlflow', 'click', 'pyarrow', 'numpy'} & set(sys.modules))"
+    )
+    out = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(3)
+    ]
+    assert all(line.endswith("set()\n") for line in out)
+    # The best of three: other work on the machine only adds.
+    assert min(float(line.split()[0]) for line in out) < 0.5

@@ -1,0 +1,199 @@
+"""The settings classes: defaults, limits, and values that do not go together."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from conf.schema import (
+    ColumnSplit,
+    DataSettings,
+    DropoutSettings,
+    EarlyStopping,
+    EvaluateSettings,
+    FractionSplit,
+    GateSettings,
+    ModelSettings,
+    NumericInput,
+    RegisterSettings,
+    Settings,
+    TargetSettings,
+    TrainSettings,
+)
+from conf.validation import fields
+
+SPLIT = ColumnSplit(column="fold", valid=(1,), test=(0,))
+
+
+def data(**changes: Any) -> DataSettings:
+    return DataSettings(
+        **{
+            "path": "words.parquet",
+            "id": "id",
+            "inputs": (NumericInput(column="frames"),),
+            "target": TargetSettings(column="labels"),
+            "split": SPLIT,
+            **changes,
+        }
+    )
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.model_validate({"name": "words", "task": "labelling", "data": data(), **changes})
+
+
+def test_defaults_are_the_plainest_case() -> None:
+    plain = settings()
+    assert plain.model == ModelSettings(cell="gru", units=128, layers=1, bidirectional=False)
+    assert plain.model.dropout == DropoutSettings(input=0.0, output=0.0, recurrent=0.0)
+    assert (plain.train.epochs, plain.train.batch_size, plain.train.learning_rate) == (10, 64, 1e-3)
+    assert plain.train.early_stopping == EarlyStopping(metric="loss", patience=None)
+    assert plain.evaluate == EvaluateSettings(bootstrap=1000, slices=("length",))
+    assert plain.gate == GateSettings(floors={}, better_on="accuracy", confidence=0.95)
+    assert plain.registration.alias == "champion"
+
+
+def test_early_stopping_is_always_there_and_stops_only_when_asked() -> None:
+    assert TrainSettings.model_validate({"early_stopping": None}).early_stopping.patience is None
+    assert TrainSettings.model_validate({"early_stopping": {}}).early_stopping.patience == 3
+    assert (
+        TrainSettings.model_validate({"early_stopping": {"patience": None}}).early_stopping.patience is None
+    )
+
+
+def test_settings_cannot_be_changed_and_survive_pickling() -> None:
+    one = settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        one.name = "other"  # type: ignore[misc]
+    assert isinstance(data(path=["a", "b"]).path, tuple)
+    assert pickle.loads(pickle.dumps(one)) == one
+
+
+def test_every_setting_has_a_sentence() -> None:
+    for key, info in fields():
+        assert info.description, key
+        assert info.description.endswith("."), key
+
+
+def test_register_is_written_as_in_files() -> None:
+    dumped = settings(register={"alias": "candidate"}).model_dump(by_alias=True)
+    assert dumped["register"] == {"alias": "candidate"}
+    assert "registration" not in dumped
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TrainSettings(epochs=0),
+        lambda: TrainSettings(epochs=1.0),  # type: ignore[arg-type]
+        lambda: TrainSettings(batch_size=0),
+        lambda: TrainSettings(learning_rate=0.0),
+        lambda: TrainSettings(learning_rate=float("inf")),
+        lambda: TrainSettings(learning_rate="1e-3"),  # type: ignore[arg-type]
+        lambda: TrainSettings(clip_norm=0.0),
+        lambda: TrainSettings(momentum=1.0, optimizer="sgd"),
+        lambda: TrainSettings(warmup_steps=-1),
+        lambda: TrainSettings(seed=-1),
+        lambda: TrainSettings(seed=2**32),
+        lambda: TrainSettings(checkpoint_seconds=0.0),
+        lambda: TrainSettings(keep_checkpoints=0),
+        lambda: EarlyStopping(patience=0),
+        lambda: ModelSettings(units=0),
+        lambda: ModelSettings(layers=0),
+        lambda: ModelSettings(cell="rnn"),  # type: ignore[arg-type]
+        lambda: ModelSettings(bidirectional="yes"),  # type: ignore[arg-type]
+        lambda: DropoutSettings(input=1.0),
+        lambda: DropoutSettings(recurrent=-0.1),
+        lambda: EvaluateSettings(bootstrap=99),
+        lambda: EvaluateSettings(slices=("width",)),  # type: ignore[arg-type]
+        lambda: GateSettings(confidence=0.5),
+        lambda: GateSettings(floors={"accuracy": -0.1}),
+        lambda: GateSettings(floors={"ece": 0.1}),  # type: ignore[dict-item]
+        lambda: NumericInput(column=""),
+        lambda: FractionSplit(by="hash", valid=0.0, test=0.1),
+        lambda: FractionSplit(by="hash", valid=0.5, test=0.5),
+        lambda: ColumnSplit(column="fold", valid=(), test=(0,)),
+        lambda: ColumnSplit(column="fold", valid=1.0, test=(0,)),
+        lambda: ColumnSplit(column="fold", valid=(0, 1), test=(0,)),
+        lambda: ColumnSplit(column="fold", valid=("0",), test=(0,)),
+        lambda: RegisterSettings(alias="latest"),
+        lambda: RegisterSettings(alias="v7"),
+        lambda: RegisterSettings(alias="Champion"),
+        lambda: data(path=[]),
+        lambda: data(path=""),
+        lambda: data(inputs=()),
+        lambda: data(context=("speaker",)),
+        lambda: data(max_length=10),
+    ],
+)
+def test_impossible_values_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ValidationError):
+        make()
+
+
+@pytest.mark.parametrize("devices", ["auto", "cpu:1", "cpu:16", "gpu:1", "gpu:all"])
+def test_devices_that_can_be_asked_for(devices: str) -> None:
+    assert TrainSettings(devices=devices).devices == devices
+
+
+@pytest.mark.parametrize("devices", ["", "cpu", "gpu:0", "cpu:all", "tpu:1", "gpu:-1", "auto\n", "cpu:01"])
+def test_devices_that_cannot(devices: str) -> None:
+    with pytest.raises(ValidationError):
+        TrainSettings(devices=devices)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Words", "-words", "../words", "a/b", "a:b", "a b", "words\n", "x" * 64]
+)
+def test_names_that_could_leave_the_run_folder_or_the_registry(name: str) -> None:
+    with pytest.raises(ValidationError):
+        settings(name=name)
+
+
+@pytest.mark.parametrize("alias", ["champion", "vip", "v", "v1a", "latest2", "to-be_tried"])
+def test_aliases_that_are_free(alias: str) -> None:
+    assert RegisterSettings(alias=alias).alias == alias
+
+
+def test_momentum_without_effect_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no effect with adam"):
+        TrainSettings(momentum=0.9)
+    assert TrainSettings(momentum=0.9, optimizer="sgd").momentum == 0.9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": ({"column": "labels"},)},
+        {"inputs": ({"column": "id"},)},
+        {"inputs": ({"column": "a"}, {"column": "a"})},
+        {"id": "labels"},
+    ],
+)
+def test_a_column_has_one_role(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="is already"):
+        data(**changes)
+
+
+def test_what_only_labellers_have_is_refused_for_a_classifier() -> None:
+    for changes in (
+        {"gate": {"floors": {"sequence_accuracy": 0.5}}},
+        {"gate": {"better_on": "sequence_accuracy"}},
+        {"train": {"early_stopping": {"metric": "sequence_accuracy"}}},
+    ):
+        assert settings(**changes).task == "labelling"
+        with pytest.raises(ValidationError, match="is for labelling"):
+            settings(task="classification", **changes)
+
+
+def test_what_only_classifiers_have_is_refused_for_a_labeller() -> None:
+    stratified = data(split=FractionSplit(by="stratified", valid=0.1, test=0.1))
+    for changes, said in (
+        ({"model": {"readout": "mean"}}, "no readout"),
+        ({"data": stratified}, "one label per sequence"),
+    ):
+        assert settings(task="classification", **changes).task == "classification"
+        with pytest.raises(ValidationError, match=said):
+            settings(**changes)

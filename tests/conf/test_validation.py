@@ -1,0 +1,186 @@
+"""What the schema refuses, in the words of the settings."""
+
+from typing import Any
+
+import pytest
+
+from conf.documents import Entry
+from conf.mistakes import Mistakes, Place
+from conf.schema import Settings
+from conf.validation import fields, validate
+
+GOOD: dict[str, Any] = {
+    "name": "words",
+    "task": "labelling",
+    "data": {
+        "path": "words.parquet",
+        "inputs": [{"column": "frames"}],
+        "target": {"column": "labels"},
+        "split": {"column": "fold", "valid": [1], "test": [0]},
+    },
+}
+
+
+def entry(value: Any) -> Entry:
+    """Without a file: every value at one place."""
+    if isinstance(value, dict):
+        value = {name: entry(inner) for name, inner in value.items()}
+    elif isinstance(value, list):
+        value = [entry(inner) for inner in value]
+    return Entry(value, Place(0, 0, "here"))
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """The good settings with one key set."""
+    settings = {**GOOD, "data": dict(GOOD["data"])}
+    node = settings
+    *sections, last = key.split(".")
+    for section in sections:
+        node[section] = dict(node.get(section, {}))
+        node = node[section]
+    node[last] = value
+    return settings
+
+
+def said(key: str, value: Any) -> list[str]:
+    mistakes = Mistakes()
+    assert validate(entry(changed(key, value)), mistakes) is None
+    return [str(problem).removeprefix("here: ") for problem in mistakes.problems()]
+
+
+def test_good_settings_come_back_without_a_mistake() -> None:
+    mistakes = Mistakes()
+    settings = validate(entry(GOOD), mistakes)
+    assert isinstance(settings, Settings)
+    assert settings.data.split.test == (0,)
+    assert not mistakes.found
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.epochs", 0, "train.epochs: received 0, expected at least 1"),
+        ("train.epochs", 3.0, "train.epochs: received 3.0, expected a whole number"),
+        ("train.epochs", "3", "train.epochs: received '3', expected a whole number (write 3 without quotes)"),
+        ("train.epochs", True, "train.epochs: received true, expected a whole number"),
+        ("train.epochs", None, "train.epochs: received null, expected a whole number"),
+        ("train.learning_rate", float("nan"), "train.learning_rate: received .nan, expected a finite number"),
+        (
+            "train.learning_rate",
+            float("-inf"),
+            "train.learning_rate: received -.inf, expected a finite number",
+        ),
+        ("train.learning_rate", 0, "train.learning_rate: received 0, expected more than 0"),
+        (
+            "train.early_stopping.patience",
+            0,
+            "train.early_stopping.patience: received 0, expected at least 1",
+        ),
+        ("gate.confidence", 1, "gate.confidence: received 1, expected less than 1"),
+        ("gate.floors", {"accuracy": 2}, "gate.floors.accuracy: received 2, expected at most 1"),
+        ("gate.floors", {"loss": 1}, "gate.floors.loss: loss is better when it is smaller"),
+        ("gate.floors", {"acuracy": 1}, "gate.floors.acuracy: received 'acuracy', expected 'accuracy'"),
+        ("model.unroll", "yes", "model.unroll: received 'yes', expected true or false (write true;"),
+        ("model.unroll", "NO", "model.unroll: received 'NO', expected true or false (write false;"),
+        ("model.crf", True, "model.crf: received true, expected false"),
+        ("model", None, "model: received null, expected a mapping"),
+        ("model", [1], "model: received a list, expected a mapping"),
+        (
+            "train.optimizer",
+            "adma",
+            "train.optimizer: received 'adma', expected 'adam', 'sgd' or 'rmsprop' (did",
+        ),
+        ("train.nodes", 2, "train.nodes: received 2, expected 1"),
+        ("train.devices", "gpu:0", "train.devices: received 'gpu:0' (What trains: auto"),
+        ("tune", {"trials": 3}, "tune: received a mapping, expected null: not supported yet"),
+        ("data.context", ["speaker"], "data.context: received a list, expected an empty list: not supp"),
+        ("data.inputs", [], "data.inputs: received a list, expected at least one item"),
+        ("data.inputs", {"column": "x"}, "data.inputs: received a mapping, expected a list"),
+        ("data.path", "", "data.path: received '', expected some text"),
+        ("data.path", 5, "data.path: received 5, expected text"),
+        ("data.path", ["a", 5], "data.path.1: received 5, expected text"),
+        ("data.split", {"valid": 0.1}, "data.split: expected a mapping with either `column` or `by`"),
+        ("data.split.by", "hash", "data.split: expected a mapping with either `column` or `by`"),
+        (
+            "data.split.valid",
+            [2.5],
+            "data.split.valid.0: received 2.5, expected text or a whole number or true or false",
+        ),
+        ("register.alias", "v12", "register.alias: MLflow keeps 'v12' for itself"),
+    ],
+)
+def test_a_refused_value_says_what_was_received_and_expected(key: str, value: Any, message: str) -> None:
+    lines = said(key, value)
+    assert len(lines) == 1
+    assert lines[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("train.learning_rat", "train.learning_rate"),
+        ("train.lr", "train.learning_rate"),
+        ("lr", "train.learning_rate"),
+        ("epochs", "train.epochs"),
+        ("train.units", "model.units"),
+        ("model.batch_size", "train.batch_size"),
+        ("data.valid", "data.split.valid"),
+        ("patience", "train.early_stopping.patience"),
+        ("seed", "train.seed"),
+        ("train.early_stopping.lr", "train.learning_rate"),
+        ("path", "data.path"),
+        ("registration", "register"),
+    ],
+)
+def test_an_unknown_key_gets_the_one_meant_also_a_level_off(key: str, meant: str) -> None:
+    (line,) = said(key, {} if key == "registration" else 1)
+    assert line == f"{key}: there is no such setting (did you mean {meant}?)"
+
+
+def test_a_far_key_of_the_same_name_is_not_suggested() -> None:
+    (line,) = said("data.target.name", "x")
+    assert line == "data.target.name: there is no such setting (known here: column, scheme)"
+
+
+def test_dots_in_a_key_are_explained() -> None:
+    mistakes = Mistakes()
+    validate(entry({**GOOD, "train.lr": 1}), mistakes)
+    (problem,) = mistakes.problems()
+    assert problem.hint == "a dot joins keys in --set only; here nest train.learning_rate"
+
+
+def test_a_missing_setting_comes_with_its_sentence() -> None:
+    mistakes = Mistakes()
+    validate(entry({**GOOD, "data": {"inputs": [{}]}}), mistakes)
+    assert {problem.key: problem.message for problem in mistakes.problems()} == dict.fromkeys(
+        ("data.path", "data.target", "data.split", "data.inputs.0.column"), "is missing"
+    )
+    assert all(problem.hint for problem in mistakes.problems())
+
+
+def test_a_fault_in_one_section_hides_none_in_another() -> None:
+    settings = {
+        **GOOD,
+        "task": "classification",
+        "train": {"epochs": 0, "early_stopping": {"metric": "sequence_accuracy"}},
+        "gate": {"better_on": "sequence_accuracy", "floors": {"accuracy": 2}},
+        "model": {"unis": 3},
+    }
+    mistakes = Mistakes()
+    validate(entry(settings), mistakes)
+    assert {"train.epochs", "gate.floors.accuracy", "model.unis"} <= {
+        problem.key for problem in mistakes.problems()
+    }
+
+
+def test_a_file_of_something_else_is_refused_in_good_time() -> None:
+    mistakes = Mistakes()
+    validate(entry({f"key{number}": 1 for number in range(20_000)}), mistakes)
+    assert len(mistakes.found) == 500
+
+
+def test_fields_names_every_key_as_files_do() -> None:
+    keys = {key for key, _ in fields()}
+    assert {"register.alias", "data.inputs.scale", "data.split.by", "data.split.column"} <= keys
+    assert "train.early_stopping.patience" in keys
+    assert "registration" not in keys
