@@ -1,0 +1,188 @@
+"""One HTML page about a run, self-contained: the verdict first, then what it rests on.
+
+    run.json, data/profile.json, checkpoints/history.json, evaluation/*.json ─▶ report.html
+
+A stage that has not run has no section, so the page can be written at any time.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from components.evaluation import charts
+from conf.schema import Settings
+from pipeline.backends.workspace import RunFolder
+
+TEMPLATES = Path(__file__).parent / "templates"
+SHOWN_METRICS = ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece")
+MOST_CLASSES, MOST_CONFUSED = 60, 40
+
+
+def write(folder: RunFolder, settings: Settings) -> Path:
+    """Write `report.html` from what the stages have left; the page's path."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(contents(folder, settings))
+    temporary = folder.report.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(page, "utf8")
+    os.replace(temporary, folder.report)
+    return folder.report
+
+
+def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
+    """Everything the page shows, by the names that the template uses."""
+    run = folder.read()
+    metrics = _read(folder.evaluation / "metrics.json") or {}
+    details = _read(folder.evaluation / "details.json") or {}
+    history = _read(folder.checkpoints / "history.json") or []
+    profile = _read(folder.data / "profile.json")
+    baselines = (_read(folder.evaluation / "baselines.json") or {}).get("baselines", [])
+    stages = [{"name": name, "seconds": None, "reason": "", **each} for name, each in run["stages"].items()]
+    state, sentence = _state(stages)
+    return {
+        "name": run["name"],
+        "run_id": run["run_id"],
+        "started": run["started"][:16].replace("T", " "),
+        "task": settings.task,
+        "verdict": _read(folder.evaluation / "verdict.json"),
+        "model": (folder.summary("register") or {}).get("model"),
+        "state": state,
+        "state_sentence": sentence,
+        "unseen": unseen_sentence(details.get("unseen")),
+        "valid": metrics.get("valid", {}),
+        "test": metrics.get("test"),
+        "confidence": settings.gate.confidence,
+        "shown_metrics": SHOWN_METRICS,
+        "baselines": baselines,
+        "history": history,
+        "training_sentence": _training(history, folder.summary("train")),
+        "worst": [_worst(each, settings.task) for each in details.get("worst", [])],
+        "per_class": details.get("per_class", []),
+        "most_classes": MOST_CLASSES,
+        "slices": (_read(folder.evaluation / "slices.json") or {}).get("test", {}).get("length", []),
+        "profile": profile,
+        "rejected": (folder.summary("prepare") or {}).get("rejected", 0),
+        "stages": stages,
+        "versions": run["versions"],
+        "settings": folder.settings.read_text("utf8") if folder.settings.exists() else "",
+        "charts": _charts(metrics, details, history, profile, baselines),
+    }
+
+
+def unseen_sentence(unseen: Mapping[str, Any] | None) -> str:
+    """How far a labeller's score may be memory for whole label sequences; empty for classifiers."""
+    if not unseen or not unseen.get("num_distinct"):
+        return ""
+    seen, total = unseen["num_seen"], unseen["num_sequences"]
+    text = f"{seen:,} of {total:,} test sequences have a label sequence that also stands in training"
+    metrics = unseen.get("metrics")
+    if not metrics or metrics.get("accuracy") is None:
+        return f"{text}: the score says nothing of label sequences never seen."
+    low, high = metrics.get("accuracy_low"), metrics.get("accuracy_high")
+    bounds = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
+    return f"{text}; on the other {total - seen:,} the accuracy is {metrics['accuracy']:.4f}{bounds}."
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text("utf8")) if path.exists() else None
+
+
+def _state(stages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What a run without a verdict has come to."""
+    for stage in stages:
+        if stage["status"] == "failed":
+            return "failed", f"The stage {stage['name']} failed: {stage.get('error', '')}"
+    done = [stage["name"] for stage in stages if stage["status"] == "done"]
+    return "unfinished", f"Done so far: {', '.join(done) or 'nothing'}. `recurra run` goes on from here."
+
+
+def _training(history: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> str:
+    if not history:
+        return ""
+    seconds = sum(entry["seconds"] for entry in history)
+    rate = sorted(entry["steps_per_second"] for entry in history)[len(history) // 2]
+    text = f"{len(history)} epochs in {seconds:.0f} s, {rate:,.0f} time steps per second (median)"
+    if summary:
+        text += f"; {summary['parameters']:,} parameters; epoch {summary['best_epoch']} was kept"
+    return f"{text}."
+
+
+def _worst(row: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """One wrong answer: drawn, and told label by label."""
+    per_step = task == "labelling"
+    truth = row["truth"] if per_step else [row["truth"]]
+    answers = row["labels"] if per_step else [row["label"]]
+    probability = "" if per_step else f", probability {row['probability']:.3f}"
+    wide = per_step and any(len(label) > 1 for label in [*truth, *answers])
+    width = max((len(label) for label in [*truth, *answers]), default=1) + 1 if wide else 1
+    return {
+        "drawings": [
+            Markup(charts.frames(each["values"], per_step=per_step, title=f"{each['column']} of {row['id']}"))
+            for each in row["inputs"]
+        ],
+        "parts": [
+            {"truth": one.ljust(width), "answer": other.ljust(width), "right": one == other}
+            for one, other in zip(truth, answers, strict=True)
+        ],
+        "name": (row["id"] or f"row {row['row']}") + probability,
+        "loss": row["loss"],
+    }
+
+
+def _charts(
+    metrics: Mapping[str, Any],
+    details: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    profile: Mapping[str, Any] | None,
+    baselines: Sequence[Mapping[str, Any]],
+) -> dict[str, Markup]:
+    drawn = {name: "" for name in ("loss", "accuracy", "beside", "confusion", "reliability", "lengths")}
+    if history:
+        drawn |= _curves(history)
+    if metrics:
+        known = [("the network", metrics["test"])]
+        known += [(each["name"].replace("_", " "), each["metrics"]) for each in baselines if each["metrics"]]
+        rows = [
+            (name, scores["accuracy"], scores.get("accuracy_low"), scores.get("accuracy_high"))
+            for name, scores in known
+            if scores["accuracy"] is not None
+        ]
+        drawn["beside"] = (
+            charts.dots(rows, title="Accuracy of the network and of simple rules") if rows else ""
+        )
+    if details:
+        labels = [each["label"] for each in details["per_class"]]
+        if len(labels) <= MOST_CONFUSED:
+            counts = {(each["truth"], each["predicted"]): each["count"] for each in details["confusion"]}
+            counts |= {(each["label"], each["label"]): each["hits"] for each in details["per_class"]}
+            drawn["confusion"] = charts.heat(labels, counts, title="Confusion matrix")
+        drawn["reliability"] = charts.reliability(details["reliability"], title="Reliability curve")
+    if profile:
+        histogram = profile["splits"]["train"]["lengths"]["histogram"]
+        title = "Training sequences by length"
+        drawn["lengths"] = charts.bars(histogram["edges"], histogram["counts"], title=title, x_label="steps")
+    return {name: Markup(chart) for name, chart in drawn.items()}
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    best = [entry["epoch"] for entry in history if entry["best"]]
+    losses = {
+        "training": [(entry["epoch"], entry["loss"]) for entry in history],
+        "validation": [(entry["epoch"], entry["valid"]["loss"]) for entry in history],
+    }
+    names = [name for name in SHOWN_METRICS if name in history[0]["valid"] and name not in ("loss", "ece")]
+    scores = {
+        name.replace("_", " "): [(entry["epoch"], entry["valid"][name]) for entry in history]
+        for name in names
+    }
+    options: dict[str, Any] = {"x_label": "epoch", "mark": best[-1] if best else None}
+    return {
+        "loss": charts.lines(losses, title="Loss by epoch", **options),
+        "accuracy": charts.lines(scores, title="Validation scores by epoch", **options),
+    }
