@@ -37,6 +37,9 @@ class Sums:
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(*(getattr(self, name) + getattr(other, name) for name in SUMS))
 
+    def __sub__(self, other: "Sums") -> "Sums":
+        return Sums(*(getattr(self, name) - getattr(other, name) for name in SUMS))
+
     def total(self) -> "Sums":
         """All owners together: the first axis summed away."""
         return Sums(*(getattr(self, name).sum(axis=0) for name in SUMS))

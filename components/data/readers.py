@@ -165,7 +165,8 @@ def _describe_parquet(path: str, name: str) -> Source:
 def _scan_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
     # Unbuffered reading is quicker but holds a whole column chunk.
     large = any(part.source.groups[group].num_bytes > LARGE_GROUP_BYTES for group in part.groups)
-    with pq.ParquetFile(part.source.path, buffer_size=BUFFER_BYTES if large else 0) as file:
+    buffer_size = BUFFER_BYTES if large else 0
+    with pq.ParquetFile(part.source.path, buffer_size=buffer_size, page_checksum_verification=True) as file:
         yield from file.iter_batches(batch_rows, row_groups=list(part.groups), columns=list(columns))
 
 

@@ -213,7 +213,7 @@ class _Case:
             resample(answers, [self.metric], bootstrap=self.bootstrap, seed=self.seed)[self.metric]
             for answers in (self.answers, champion)
         )
-        return interval(difference, ours - others, n=len(self.answers), confidence=self.confidence)
+        return interval(difference, ours - others, confidence=self.confidence)
 
     def _lack(self, num_differing: int, theirs: float, bounds: Interval) -> str:
         """Why the rows cannot tell the models apart; empty when they can."""

@@ -69,7 +69,9 @@ def measure(
     flat: dict[str, float | int | None] = {}
     for name in names:
         value = float(METRICS[name].of(sums))
-        bounds = interval(value, resamples[name], n=len(answers), confidence=confidence)
+        bounds = interval(value, resamples[name], confidence=confidence)
+        # No metric is below zero.
+        bounds = Interval(max(bounds.low, 0.0), bounds.high) if bounds.is_known else bounds
         if name in ("accuracy", "sequence_accuracy"):
             bounds = _open(bounds, value, n=len(answers), confidence=confidence)
         flat |= {name: number(value), f"{name}_low": number(bounds.low), f"{name}_high": number(bounds.high)}
