@@ -113,7 +113,8 @@ class FractionSplit(Section):
     """Shares of the rows are held out."""
 
     by: Literal["hash", "stratified"] = Field(
-        description="hash: by the row's id or content, in whatever order; stratified: label by label."
+        description="hash: by the row's content, in whatever order; stratified: in the same proportions "
+        "for each label, of a labeller for each sequence's rarest one."
     )
     valid: Share = Field(description="The share of the rows that choose the best epoch.")
     test: Share = Field(description="The share of the rows that are held out for the final score.")
@@ -412,12 +413,10 @@ class Settings(Section):
     )
 
     # Field by field, not over the whole: so a fault elsewhere does not hide these.
-    @field_validator("data", "model", "train", "gate")
+    @field_validator("model", "train", "gate")
     @classmethod
     def _fits_task(cls, section: Any, info: ValidationInfo) -> Any:
         task = info.data.get("task")
-        if isinstance(section, DataSettings) and task == "labelling":
-            _refuse_stratified_labels(section)
         if isinstance(section, ModelSettings) and task == "labelling" and section.readout != "last":
             raise conflict(
                 f"a labeller has no readout, so {section.readout!r} has no effect",
@@ -439,13 +438,4 @@ def _refuse_sequence_accuracy(metric: str, *, at: str) -> None:
             "sequence_accuracy is for labelling",
             at=at,
             hint="A classifier's accuracy is already per sequence.",
-        )
-
-
-def _refuse_stratified_labels(data: DataSettings) -> None:
-    if isinstance(data.split, FractionSplit) and data.split.by == "stratified":
-        raise conflict(
-            "stratified needs one label per sequence, and labelling has one per step",
-            at="split.by",
-            hint="Use by: hash.",
         )

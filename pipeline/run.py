@@ -26,7 +26,7 @@ from pipeline.console import Console
 from pipeline.stages.evaluate import baselines, evaluate
 from pipeline.stages.predict import predict
 from pipeline.stages.prepare import prepare
-from pipeline.stages.register import register
+from pipeline.stages.register import attach_report, register
 from pipeline.stages.train import train
 
 STAGES = ("prepare", "train", "evaluate", "register")
@@ -289,7 +289,13 @@ class _Work:
         # Ray brings handlers of its own, so ours go in after it.
         self.cluster.on_attach.append(around.signals.install)
         self.tracker = stack.enter_context(
-            tracking.open_run(around.tracking_uri, folder=folder, settings=settings)
+            tracking.open_run(
+                around.tracking_uri,
+                folder=folder,
+                settings=settings,
+                warn=around.console.warn,
+                others=workspace.runs(around.storage, settings.name),
+            )
         )
         self.shared: dict[str, Any] = {"folder": folder, "cluster": self.cluster, "console": around.console}
         self.baselines: Future | None = None
@@ -308,6 +314,8 @@ class _Work:
         self.folder.update(mlflow_run_id=self.tracker.mlflow_run_id())
         report.write(self.folder, self.settings)
         self.tracker.log_artifact(self.folder.report)
+        if self._runs("register"):
+            attach_report(self.folder, tracker=self.tracker)
         return tuple(reports)
 
     def _reuse(self, stage: Planned) -> StageReport:
@@ -410,4 +418,6 @@ def predict_rows(
             console=around.console,
             n_best=n_best,
             distribution=distribution,
+            # Workers on other machines see the storage, but not this one's temporary folder.
+            scratch=around.storage if around.address else None,
         )

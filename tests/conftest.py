@@ -1,6 +1,7 @@
 """What every test stands in: a quiet environment that no setting of the machine leaks into."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ QUIET = {
     "NO_COLOR": "1",
     "COLUMNS": "100",
 }
+NUM_DEVICES = 3
 LEAKS = ("RECURRA_", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "RAY_ADDRESS", "RAY_JOB", "RAY_AUTH")
 
 
@@ -23,6 +25,20 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(LEAKS)]:
         del os.environ[name]
     os.environ.update(QUIET)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logical_devices() -> None:
+    """Three CPU devices for the tests of one, two and three replicas, before TensorFlow's first operation."""
+    if "tensorflow" not in sys.modules:
+        return
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) < NUM_DEVICES:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_DEVICES
+        )
 
 
 @pytest.fixture(scope="session")
