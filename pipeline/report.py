@@ -19,7 +19,13 @@ from conf.schema import Settings
 from pipeline.backends.workspace import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHOWN_METRICS = ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece")
+SHOWN_METRICS = {
+    "accuracy": "accuracy",
+    "sequence_accuracy": "sequence accuracy",
+    "macro_f1": "macro F1",
+    "loss": "loss",
+    "ece": "calibration error",
+}
 MOST_CLASSES, MOST_CONFUSED = 60, 40
 
 
@@ -178,11 +184,10 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
     names = [name for name in SHOWN_METRICS if name in history[0]["valid"] and name not in ("loss", "ece")]
     scores = {
-        name.replace("_", " "): [(entry["epoch"], entry["valid"][name]) for entry in history]
-        for name in names
+        SHOWN_METRICS[name]: [(entry["epoch"], entry["valid"][name]) for entry in history] for name in names
     }
     options: dict[str, Any] = {"x_label": "epoch", "mark": best[-1] if best else None}
     return {
-        "loss": charts.lines(losses, title="Loss by epoch", **options),
+        "loss": charts.lines(losses, title="Loss by epoch", log=True, **options),
         "accuracy": charts.lines(scores, title="Validation scores by epoch", **options),
     }

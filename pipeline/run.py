@@ -4,6 +4,7 @@ plan     what would run and why: fingerprints of data, settings and code against
 execute  the same, done; nothing to do means that neither Ray nor TensorFlow starts
 """
 
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -259,7 +260,9 @@ def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
     for folder in workspace.runs(planned.storage, planned.name):
         if folder.read()["plan"] == planned.keys and stack.enter_context(folder.held()):
             return folder
-    versions = {library: metadata.version(library) for names in LIBRARIES.values() for library in names}
+    libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
+    versions = {"python": platform.python_version()}
+    versions |= {library: metadata.version(library) for library in libraries}
     folder = workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions)
     stack.enter_context(folder.held())
     return folder

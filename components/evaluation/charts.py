@@ -12,7 +12,8 @@ from html import escape
 # Okabe & Ito's palette, told apart by people with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 WIDTH, HEIGHT = 560, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 34
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 24, 34
+LETTER = 6.6  # the width of a letter in the page's 12 px type, near enough
 NUM_TICKS = 5
 MAX_FRAMES = 24
 MIN_PICTURE_FEATURES = 8
@@ -38,11 +39,14 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 class _Axes:
-    """A frame with numbered axes, and places in it."""
+    """A frame with numbered axes, and places in it; y in powers of ten with `log`."""
 
-    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, x_label: str, zero: bool = False) -> None:
+    def __init__(
+        self, xs: Sequence[float], ys: Sequence[float], *, x_label: str, zero: bool = False, log: bool = False
+    ) -> None:
         self.low_x, self.high_x = min(xs), max(xs)
-        self.low_y, self.high_y = (0.0 if zero else min(ys)), max(ys)
+        self.log = log and min(ys) > 0
+        self.low_y, self.high_y = (0.0 if zero else self._scaled(min(ys))), self._scaled(max(ys))
         if self.high_y == self.low_y:
             self.high_y = self.low_y + 1.0
         if self.high_x == self.low_x:
@@ -53,11 +57,23 @@ class _Axes:
         return LEFT + (value - self.low_x) / (self.high_x - self.low_x) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (value - self.low_y) / (self.high_y - self.low_y) * (HEIGHT - TOP - BOTTOM)
+        share = (self._scaled(value) - self.low_y) / (self.high_y - self.low_y)
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+    def _y_ticks(self) -> list[float]:
+        if not self.log:
+            return ticks(self.low_y, self.high_y)
+        decades = range(math.floor(self.low_y), math.ceil(self.high_y) + 1)
+        fine = (1, 2, 5) if self.high_y - self.low_y < 2 else (1,)
+        values = [factor * 10.0**decade for decade in decades for factor in fine]
+        return [value for value in values if self.low_y <= math.log10(value) <= self.high_y]
 
     def drawn(self) -> str:
         parts = []
-        for value in ticks(self.low_y, self.high_y):
+        for value in self._y_ticks():
             at = self.y(value)
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
@@ -79,14 +95,18 @@ def lines(
     title: str,
     x_label: str,
     mark: float | None = None,
+    log: bool = False,
 ) -> str:
-    """Lines by name; points that are no numbers are left out. `mark` draws an upright at an x."""
+    """Lines by name; points that are no numbers are left out.
+
+    `mark` draws an upright at an x; `log` spaces y by powers of ten where all values are positive.
+    """
     kept = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
     kept = {name: points for name, points in kept.items() if points}
     if not kept:
         return ""
     every = [point for points in kept.values() for point in points]
-    axes = _Axes([x for x, _ in every], [y for _, y in every], x_label=x_label)
+    axes = _Axes([x for x, _ in every], [y for _, y in every], x_label=x_label, log=log)
     parts = [axes.drawn()]
     if mark is not None:
         at = axes.x(mark)
@@ -101,9 +121,9 @@ def lines(
                 f'<circle cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="2.5" fill="{colour}">'
                 f"<title>{escape(shown)}</title></circle>"
             )
-        at = LEFT + 10 + i * 130
-        parts.append(f'<rect x="{at}" y="{TOP - 10}" width="10" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="{at + 14}" y="{TOP - 1}">{escape(name)}</text>')
+        at = LEFT + sum(LETTER * len(other) + 34 for other in list(kept)[:i])
+        parts.append(f'<rect x="{at:g}" y="2" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{at + 14:g}" y="11">{escape(name)}</text>')
     return svg("".join(parts), width=WIDTH, height=HEIGHT, title=title)
 
 
@@ -147,11 +167,11 @@ def reliability(bins: Sequence[Mapping[str, float]], *, title: str) -> str:
 
 def dots(rows: Sequence[tuple[str, float, float | None, float | None]], *, title: str) -> str:
     """One line for each (name, value, low, high) between 0 and 1: a dot with its interval."""
-    gap, left, width = 26, 200, WIDTH
+    gap, left, right, width = 26, 130, 180, WIDTH + 120
     height = gap * len(rows) + 30
 
     def x(value: float) -> float:
-        return left + value * (width - left - 60)
+        return left + value * (width - left - right)
 
     parts = []
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -168,7 +188,9 @@ def dots(rows: Sequence[tuple[str, float, float | None, float | None]], *, title
                 f' y1="{at}" y2="{at}"/>'
             )
         parts.append(f'<circle fill="{colour}" cx="{x(value):.1f}" cy="{at}" r="5"/>')
-        parts.append(f'<text x="{x(1.0) + 10:.1f}" y="{at + 4}">{value:.4f}</text>')
+        known = low is not None and high is not None
+        shown = f"{value:.4f} ({low:.4f} to {high:.4f})" if known else f"{value:.4f}"
+        parts.append(f'<text x="{x(1.0) + 12:.1f}" y="{at + 4}">{shown}</text>')
     return svg("".join(parts), width=width, height=height, title=title)
 
 
