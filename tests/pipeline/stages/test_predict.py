@@ -13,18 +13,9 @@ from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
 from pipeline.stages.predict import predict
+from tests.pipeline.conftest import InProcess
 
 ROWS = [[[0, 1]], [[2, 3], [0, 0], [1, 1]], [[5, 5], [1, 0]]]
-
-
-class InProcess:
-    """A worker without a cluster: this process."""
-
-    def worker(self):
-        return self
-
-    def stream(self, function, **kwargs):
-        return function(**kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
 from pipeline.stages.register import attach_report, models, register
+from tests.pipeline.conftest import InProcess
 
 LABELS = ("a", "b", "c")
 NUM_ROWS = 120
@@ -32,18 +33,13 @@ SKILLS = {"good": (0.0, 0), "fair": (0.3, 3), "poor": (2.0, 0)}  # accuracy 0.93
 REGISTER = """
 import json, sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[4], sys.argv[4] + "/tests/pipeline/stages"]
+sys.path.insert(0, sys.argv[4])
 from conf.schema import Settings
 from pipeline.backends import tracking
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.register import register
-
-class InProcess:
-    def worker(self):
-        return self
-    def call(self, function, **kwargs):
-        return function(**kwargs)
+from tests.pipeline.conftest import InProcess
 
 run, settings = RunFolder(Path(sys.argv[1])), Settings.model_validate(json.loads(sys.argv[3]))
 with tracking.open_run(sys.argv[2], folder=run, settings=settings) as tracker:
@@ -51,16 +47,6 @@ with tracking.open_run(sys.argv[2], folder=run, settings=settings) as tracker:
     summary = register(settings, folder=run, cluster=InProcess(), tracker=tracker, console=quiet)
 print(json.dumps(summary))
 """
-
-
-class InProcess:
-    """A worker without a cluster: this process."""
-
-    def worker(self):
-        return self
-
-    def call(self, function, **kwargs):
-        return function(**kwargs)
 
 
 def wanted(**changes):

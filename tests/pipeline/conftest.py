@@ -1,0 +1,140 @@
+"""Stages without a cluster, and one run that went through the first three of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conf.schema import Settings
+from pipeline.backends import tracking, workspace
+from pipeline.backends.signals import Signals
+from pipeline.backends.tracking import Tracker
+from pipeline.backends.workspace import RunFolder
+from pipeline.console import Console
+
+QUIET = Console(level=-1)
+
+
+class Done:
+    """The result of a task, worked out when it is asked for."""
+
+    def __init__(self, function: Callable[..., Any], **kwargs: Any) -> None:
+        self.function, self.kwargs = function, kwargs
+
+    def result(self) -> Any:
+        return self.function(**self.kwargs)
+
+
+class InProcess:
+    """What a stage asks of a cluster, done in this process."""
+
+    task = background = Done
+
+    def worker(self) -> "InProcess":
+        return self
+
+    def call(self, function: Callable[..., Any], **kwargs: Any) -> Any:
+        return function(**kwargs)
+
+    def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+        return function(**kwargs)
+
+
+def lines(num_rows: int = 120, *, seed: int = 0) -> dict[str, list[Any]]:
+    """Rows of 1 to 6 steps of two raw numbers; a step's label is `up` where the first is the larger one."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[Any]] = {"id": [], "frames": [], "labels": [], "fold": []}
+    for row in range(num_rows):
+        values = rng.normal(100.0, 20.0, (rng.integers(1, 7), 2))
+        noise = rng.normal(0.0, 8.0, len(values))
+        found["id"].append(f"r{row}")
+        found["frames"].append(values.tolist())
+        found["labels"].append(["up" if up else "down" for up in values[:, 0] - values[:, 1] + noise > 0])
+        found["fold"].append(row % 5)
+    return found
+
+
+def line_settings(data: Path, **sections: Any) -> Settings:
+    """Settings for rows of `lines`; a keyword argument changes keys of its section."""
+    values: dict[str, Any] = {
+        "name": "lines",
+        "task": "labelling",
+        "data": {
+            "path": str(data),
+            "id": "id",
+            "inputs": [{"column": "frames", "scale": "standard"}],
+            "target": {"column": "labels"},
+            "split": {"column": "fold", "valid": [1], "test": [0]},
+        },
+        "model": {"units": 6, "bidirectional": True},
+        "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.03, "devices": "cpu:1"},
+        "evaluate": {"bootstrap": 200},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    return Settings.model_validate(values)
+
+
+def write_rows(path: Path, rows: dict[str, list[Any]] | None = None) -> Path:
+    pq.write_table(pa.table(lines() if rows is None else rows), path)
+    return path
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run folder with its prepared rows, and what stages are given beside it."""
+
+    settings: Settings
+    folder: RunFolder
+    uri: str
+
+    @contextmanager
+    def tracker(self) -> Iterator[Tracker]:
+        with tracking.open_run(self.uri, folder=self.folder, settings=self.settings) as tracker:
+            yield tracker
+
+    def train(self, **options: Any) -> dict[str, Any]:
+        from pipeline.stages.train import train
+
+        given = {"key": "k", "cluster": InProcess(), "signals": Signals(), "console": QUIET, **options}
+        with self.tracker() as tracker, tracker.stage("train"):
+            return train(self.settings, folder=self.folder, tracker=tracker, **given)
+
+    def evaluate(self, **options: Any) -> dict[str, Any]:
+        from pipeline.stages.evaluate import evaluate
+
+        given = {"cluster": InProcess(), "console": QUIET, **options}
+        return evaluate(self.settings, folder=self.folder, **given)
+
+    def finish(self, stage: str, summary: dict[str, Any]) -> None:
+        self.folder.update_stage(
+            stage, status="done", key="k", seconds=1.5, reason="never run before", summary=summary
+        )
+
+
+def start(folder: Path, rows: dict[str, list[Any]] | None = None, **sections: Any) -> Started:
+    """A run folder in which `prepare` is done."""
+    from pipeline.stages.prepare import prepare
+
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = line_settings(write_rows(folder / "lines.parquet", rows), **sections)
+    run = workspace.create(folder / "runs", settings.name, plan={}, versions={"tensorflow": "2.21.0"})
+    run.settings.write_text(settings.model_dump_json(by_alias=True), "utf8")
+    started = Started(settings, run, f"sqlite:///{folder / 'mlflow.db'}")
+    started.finish("prepare", prepare(settings, folder=run, cluster=InProcess(), console=QUIET))  # type: ignore[arg-type]
+    return started
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Started:
+    """A run that was prepared, trained and evaluated. Tests leave it as it is."""
+    started = start(tmp_path_factory.mktemp("evaluated"))
+    started.finish("train", started.train())
+    started.finish("evaluate", started.evaluate())
+    return started

@@ -1,0 +1,131 @@
+"""train: the best epoch is frozen with its encoding; signals, lost workers and bad losses end as promised."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components import bundles
+from components.errors import Terminated, TrainingDiverged
+from pipeline.backends.cluster import WorkerLost
+from pipeline.console import Console
+from pipeline.stages.train import MAX_RESTARTS, train_on_worker
+from tests.pipeline.conftest import InProcess, Started, start
+
+pytestmark = pytest.mark.slow
+
+
+def history(run: Started) -> list[dict[str, Any]]:
+    return json.loads((run.folder.checkpoints / "history.json").read_text("utf8"))
+
+
+def test_the_epoch_that_is_frozen_is_the_best_one_not_the_last(tmp_path: Path) -> None:
+    # A learning rate that grows too large for the last epochs: they are worse than an earlier one.
+    run = start(tmp_path, train={"epochs": 6, "learning_rate": 0.4, "clip_norm": None})
+    summary = run.train()
+    losses = [entry["valid"]["loss"] for entry in history(run)]
+    best = int(np.argmin(losses))
+    assert best != len(losses) - 1
+    assert summary["best_epoch"] == history(run)[best]["epoch"]
+    assert summary["valid"]["loss"] == losses[best]
+    assert bundles.describe(run.folder.bundle)["metrics"]["loss"] == losses[best]
+    assert run.evaluate()["metrics"]["valid"]["loss"] == pytest.approx(losses[best], abs=1e-6)
+
+
+def test_early_stopping_ends_training_when_nothing_gets_better(tmp_path: Path) -> None:
+    stopping = {"metric": "loss", "patience": 2}
+    run = start(
+        tmp_path,
+        train={"epochs": 40, "learning_rate": 0.5, "clip_norm": None, "early_stopping": stopping},
+    )
+    summary = run.train()
+    losses = [entry["valid"]["loss"] for entry in history(run)]
+    assert summary["epochs"] == len(losses) < 40
+    assert len(losses) - 1 - int(np.argmin(losses)) == 2
+
+
+def test_what_is_kept_of_training_is_the_best_checkpoint_and_the_history(evaluated: Started) -> None:
+    names = {path.name for path in evaluated.folder.checkpoints.iterdir() if not path.name.startswith(".")}
+    assert names == {"best", "history.json"}
+    assert [entry["epoch"] for entry in history(evaluated)] == [1, 2, 3]
+
+
+def test_every_epoch_is_logged_under_the_stage(evaluated: Started) -> None:
+    spool = (evaluated.folder.path / "tracking.jsonl").read_text("utf8")
+    values = [entry for entry in map(json.loads, spool.splitlines()) if entry.get("stage") == "train"]
+    logged = [entry["metrics"]["valid_loss"] for entry in values if "valid_loss" in entry.get("metrics", {})]
+    assert logged == [entry["valid"]["loss"] for entry in history(evaluated)]
+
+
+def test_a_stop_that_is_asked_for_raises_after_a_checkpoint_and_leaves_no_bundle(tmp_path: Path) -> None:
+    run = start(tmp_path)
+
+    class Stopped(InProcess):
+        def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+            for progress in function(**kwargs):
+                yield progress
+                run.folder.stop.touch()  # as the first signal does
+
+    with pytest.raises(Terminated, match="checkpointed"):
+        run.train(cluster=Stopped())
+    assert not run.folder.bundle.exists()
+    assert not run.folder.stop.exists()
+    assert list(run.folder.checkpoints.glob("step-*"))
+    assert run.train()["epochs"] == 3
+
+
+def test_a_worker_that_dies_is_replaced_and_the_result_is_the_same(
+    tmp_path: Path, evaluated: Started, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path)
+    deaths = iter([1, 2])
+
+    class Mortal(InProcess):
+        def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+            last = next(deaths, None)
+            for number, progress in enumerate(function(**kwargs)):
+                if number == last:
+                    raise WorkerLost("A worker process died: killed.")
+                yield progress
+
+        replace_worker = InProcess.worker
+
+    run.train(cluster=Mortal(), console=Console())
+    assert capfd.readouterr().err.count("Going on from the last checkpoint") == 2
+    for one, other in zip(history(run), history(evaluated), strict=True):
+        assert one["valid"] == pytest.approx(other["valid"], abs=1e-6)
+
+
+def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    streams = []
+
+    class Dying(InProcess):
+        def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+            streams.append(function)
+            raise WorkerLost("A worker process died: out of memory.")
+
+        replace_worker = InProcess.worker
+
+    with pytest.raises(WorkerLost, match="out of memory"):
+        run.train(cluster=Dying())
+    assert streams == [train_on_worker] * (MAX_RESTARTS + 1)
+
+
+def test_a_loss_that_is_no_number_leaves_no_bundle(tmp_path: Path) -> None:
+    run = start(tmp_path)
+
+    class Diverging(InProcess):
+        def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+            (kwargs["data"] / "encoding.json").write_text(spoilt, "utf8")
+            return function(**kwargs)
+
+    encoding = json.loads((run.folder.data / "encoding.json").read_text("utf8"))
+    encoding["inputs"][0]["center"] = [float("inf")] * 2
+    spoilt = json.dumps(encoding)
+    with pytest.raises(TrainingDiverged):
+        run.train(cluster=Diverging())
+    assert not run.folder.bundle.exists()

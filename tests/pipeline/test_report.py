@@ -1,0 +1,115 @@
+"""report.html: whole, self-contained, true to the run's files, and harmless whatever the data says."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import report
+from pipeline.backends import workspace
+from pipeline.backends.workspace import RunFolder
+from tests.pipeline.conftest import Started, line_settings
+
+VERDICT = {"decision": "rejected", "reasons": ["accuracy 0.5 is below the floor of 0.9."]}
+
+
+@pytest.fixture
+def folder(evaluated: Started, tmp_path: Path) -> RunFolder:
+    """A copy of the evaluated run to write into."""
+    shutil.copytree(evaluated.folder.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def words(page: str) -> str:
+    """The text that a reader sees."""
+    body = re.sub(r"<(style|svg|title).*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def test_the_page_shows_the_scores_of_the_run_with_their_intervals(
+    evaluated: Started, folder: RunFolder
+) -> None:
+    page = report.write(folder, evaluated.settings).read_text("utf8")
+    text = words(page)
+    scores = json.loads((folder.evaluation / "metrics.json").read_text("utf8"))
+    for split in ("valid", "test"):
+        for name in ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece"):
+            assert f"{scores[split][name]:.4f}" in text
+            assert f"{scores[split][f'{name}_low']:.4f} to {scores[split][f'{name}_high']:.4f}" in text
+    for heading in ("Scores", "Learning", "Worst answers", "By class", "By length", "Data", "Settings"):
+        assert heading in text
+    assert page.count("<svg") >= 6
+
+
+def test_the_page_needs_nothing_from_elsewhere(evaluated: Started, folder: RunFolder) -> None:
+    page = report.write(folder, evaluated.settings).read_text("utf8")
+    addresses = set(re.findall(r"""(?:src|href|url\()=?["']?([^"'\s)>]+)""", page))
+    assert not addresses
+    assert set(re.findall(r"https?://[^\s\"'<]+", page)) <= {"http://www.w3.org/2000/svg"}
+    assert "<script" not in page
+
+
+def test_the_verdict_stands_first(evaluated: Started, folder: RunFolder) -> None:
+    (folder.evaluation / "verdict.json").write_text(json.dumps(VERDICT), "utf8")
+    text = words(report.write(folder, evaluated.settings).read_text("utf8"))
+    assert text.index("Rejected") < text.index("below the floor of 0.9.") < text.index("Scores")
+
+
+def test_a_run_without_any_stage_has_a_page_too(tmp_path: Path) -> None:
+    created = workspace.create(tmp_path, "lines", plan={}, versions={"python": "3.11"})
+    text = words(report.write(created, line_settings(tmp_path / "no.parquet")).read_text("utf8"))
+    assert "Done so far: nothing." in text
+    assert "Scores" not in text
+
+
+def test_a_stage_that_failed_says_why(evaluated: Started, folder: RunFolder) -> None:
+    folder.update_stage("register", status="failed", error="TrackerError: MLflow is away.")
+    text = words(report.write(folder, evaluated.settings).read_text("utf8"))
+    assert "The stage register failed: TrackerError: MLflow is away." in text
+
+
+def test_text_from_the_data_is_never_markup(evaluated: Started, folder: RunFolder) -> None:
+    evil = "<script>alert(1)</script>"
+    path = folder.evaluation / "details.json"
+    details = path.read_text("utf8").replace('"up"', json.dumps(evil))
+    path.write_text(details, "utf8")
+    page = report.write(folder, evaluated.settings).read_text("utf8")
+    assert evil not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_writing_again_replaces_the_page_and_leaves_nothing_beside_it(
+    evaluated: Started, folder: RunFolder
+) -> None:
+    first = report.write(folder, evaluated.settings).read_text("utf8")
+    before = set(folder.path.iterdir())
+    assert report.write(folder, evaluated.settings).read_text("utf8") == first
+    assert set(folder.path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("unseen", "said"),
+    [
+        (None, ""),
+        ({"num_distinct": 0}, ""),
+        (
+            {"num_distinct": 3, "num_seen": 8, "num_sequences": 8, "metrics": None},
+            "8 of 8 test sequences have a label sequence that also stands in training: the score says"
+            " nothing of label sequences never seen.",
+        ),
+        (
+            {
+                "num_distinct": 3,
+                "num_seen": 1_000,
+                "num_sequences": 1_002,
+                "metrics": {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75},
+            },
+            "1,000 of 1,002 test sequences have a label sequence that also stands in training; on the other 2"
+            " the accuracy is 0.5000 (0.2500 to 0.7500).",
+        ),
+    ],
+)
+def test_how_far_the_score_may_be_memory_is_said_in_a_sentence(unseen: dict | None, said: str) -> None:
+    assert report.unseen_sentence(unseen) == said
