@@ -258,14 +258,16 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
 def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
     """The earlier run with the same plan if nobody else is at it, or a new one; held until the stack ends."""
     for folder in workspace.runs(planned.storage, planned.name):
-        if folder.read()["plan"] == planned.keys and stack.enter_context(folder.held()):
+        # One that was finished since the plan was made is another process's; it is not done over.
+        ours = folder.read()["plan"] == planned.keys and not all(
+            folder.is_done(stage.name, stage.key) for stage in planned.stages
+        )
+        if ours and stack.enter_context(folder.held()):
             return folder
     libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
     versions = {"python": platform.python_version()}
     versions |= {library: metadata.version(library) for library in libraries}
-    folder = workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions)
-    stack.enter_context(folder.held())
-    return folder
+    return workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions, holder=stack)
 
 
 def _write_settings(folder: RunFolder, settings: Settings) -> None:

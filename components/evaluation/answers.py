@@ -4,8 +4,10 @@
 
     table   split  row  id  length  truth  label|labels  probability|probabilities  loss  seen
 
-One row per sequence, in the order of the input. `seen` says whether the very label sequence also stands
-in training (labelling; null for classification). Letters: S all steps, U units, n sequences, C classes.
+One row per sequence, in the order of the prepared rows, which is that of their content: resamples drawn from
+them are the same for files in any order. `row` is the place in the input; `seen` says whether the very label
+sequence also stands in training (labelling; null for classification).
+Letters: S all steps, U units, n sequences, C classes.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -110,9 +112,8 @@ def predict_parts(
 
 
 def gather(parts: Sequence[pa.Table]) -> pa.Table:
-    """The parts of one split in the order of the input."""
-    table = pa.concat_tables(parts)
-    return table.take(pc.sort_indices(table, sort_keys=[("row", "ascending")])).combine_chunks()
+    """The parts of one split as one table."""
+    return pa.concat_tables(parts).combine_chunks()
 
 
 def _cuts(sequences: SequenceSet, *, num_classes: int) -> Iterator[tuple[int, int]]:

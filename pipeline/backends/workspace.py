@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,8 +141,18 @@ def runs(storage: Path, name: str) -> list[RunFolder]:
     return sorted(found, key=lambda folder: folder.run_id, reverse=True)
 
 
-def create(storage: Path, name: str, *, plan: Mapping[str, str], versions: Mapping[str, str]) -> RunFolder:
+def create(
+    storage: Path,
+    name: str,
+    *,
+    plan: Mapping[str, str],
+    versions: Mapping[str, str],
+    holder: ExitStack | None = None,
+) -> RunFolder:
     """A new, empty run folder whose run.json names the keys of its stages.
+
+    Args:
+        holder: holds the run until it ends, and from before another process can see it.
 
     Raises:
         StorageError: the storage cannot be written.
@@ -152,6 +162,9 @@ def create(storage: Path, name: str, *, plan: Mapping[str, str], versions: Mappi
     folder = RunFolder(storage / name / run_id)
     try:
         folder.path.mkdir(parents=True)
+        if holder is not None:
+            # Without run.json it is nobody's run yet, so nobody else has asked for it.
+            holder.enter_context(folder.held())
         write_json(
             folder.path / RUN,
             {

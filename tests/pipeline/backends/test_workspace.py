@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,27 @@ def test_a_new_run_knows_its_keys_and_versions(run: RunFolder) -> None:
     content = run.read()
     assert (content["plan"], content["versions"], content["name"]) == (KEYS, {"numpy": "2"}, "words")
     assert content["run_id"] == run.path.name
+
+
+def test_a_run_made_for_a_holder_is_held_from_the_moment_others_can_see_it(tmp_path: Path) -> None:
+    stolen, over = [], threading.Event()
+
+    def grab() -> None:
+        while not over.is_set():
+            for folder in workspace.runs(tmp_path, "words"):
+                with folder.held() as mine:
+                    if mine:
+                        stolen.append(folder.run_id)
+
+    thief = threading.Thread(target=grab)
+    thief.start()
+    with ExitStack() as holder:
+        made = [workspace.create(tmp_path, "words", plan=KEYS, versions={}, holder=holder) for _ in range(40)]
+        over.set()
+        thief.join()
+        assert not stolen
+    with made[0].held() as free:
+        assert free
 
 
 def test_runs_are_listed_newest_first_and_broken_ones_passed_over(run: RunFolder, tmp_path: Path) -> None:
