@@ -26,6 +26,7 @@ from components.errors import ClusterError, RecurraError
 CONNECT_SECONDS = 10.0
 IMPOSSIBLE_SECONDS = 20.0
 START_SECONDS = 120.0
+TOKEN = Path("~/.ray/auth_token")
 PACKAGES = ("conf", "components", "pipeline")
 
 # Quiet TensorFlow in workers; oneDNN's message about rounding is printed once per process otherwise.
@@ -156,6 +157,9 @@ class Cluster:
         if self.address is None:
             # Ray then uses 127.0.0.1 for all its own sockets; the name of the variable is history.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        elif _has_token():
+            # Ray shows a token to another cluster only when told to before its import (2.60).
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -278,7 +282,19 @@ def _probe(address: str) -> None:
         ) from error
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise ClusterError(f"No usable Ray at {address}: {' '.join(last) or 'no answer'}.")
+        said = " ".join(last)
+        if "AuthenticationError" in said:
+            raise ClusterError(
+                f"The Ray at {address} does not accept this machine's token, or there is none here.",
+                hint="Put the cluster's token into ~/.ray/auth_token, or name it in RAY_AUTH_TOKEN or"
+                " RAY_AUTH_TOKEN_PATH.",
+            )
+        raise ClusterError(f"No usable Ray at {address}: {said or 'no answer'}.")
+
+
+def _has_token() -> bool:
+    named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or TOKEN.expanduser().exists()
 
 
 def _call(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
@@ -316,4 +332,4 @@ def _package_folder(name: str) -> Path:
 def _protect_token() -> None:
     """Ray writes its token file readable by everyone (2.60)."""
     with contextlib.suppress(FileNotFoundError):
-        Path("~/.ray/auth_token").expanduser().chmod(0o600)
+        TOKEN.expanduser().chmod(0o600)

@@ -1,0 +1,135 @@
+"""The registered model gives what `evaluate` reported, also where Recurra cannot be imported."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.end_to_end.conftest import Place
+
+pytestmark = pytest.mark.slow
+
+Finished = tuple[Place, dict[str, Any]]
+
+# Python runs a module of this name at its start: here, it makes the project impossible to import.
+STRANGER = """
+import importlib.abc, sys
+
+class NotOurs(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in ("pipeline", "components", "conf"):
+            raise ModuleNotFoundError(f"{name} is not here", name=name)
+
+sys.meta_path.insert(0, NotOurs())
+"""
+
+
+def of_test(outcome: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What evaluate said of each test sequence, by id."""
+    table = pq.read_table(Path(outcome["run_dir"]) / "evaluation" / "predictions.parquet")
+    return {row["id"]: row for row in table.to_pylist() if row["split"] == "test"}
+
+
+def ask(place: Place, out: Path, *options: str, cwd: Path) -> dict[str, dict[str, Any]]:
+    """`recurra predict` in another folder, on the data as they are: by id."""
+    command = place.command("predict", "models:/words@champion", str(place.path / "words.parquet"))
+    command += ["-o", str(out), "--tracking-uri", f"sqlite:///{place.path}/mlflow.db", *options]
+    done = subprocess.run(
+        command, cwd=cwd, env=place.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return {row["id"]: row for row in pq.read_table(out).to_pylist()}
+
+
+def test_predict_in_an_empty_folder_repeats_what_evaluate_reported(
+    finished: Finished, tmp_path: Path
+) -> None:
+    place, outcome = finished
+    expected = of_test(outcome)
+    answers = ask(place, tmp_path / "answers.parquet", "--distribution", cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.parquet"]
+    losses, right, steps = 0.0, 0, 0
+    labels = json.loads((Path(outcome["run_dir"]) / "data" / "encoding.json").read_text("utf8"))["labels"]
+    for name, row in expected.items():
+        answer = answers[name]
+        assert answer["labels"] == row["labels"]
+        assert answer["probabilities"] == pytest.approx(row["probabilities"], abs=1e-6)
+        for truth, said, probabilities in zip(
+            row["truth"], answer["labels"], answer["distribution"], strict=True
+        ):
+            losses -= math.log(probabilities[labels.index(truth)])
+            right += truth == said
+            steps += 1
+    reported = outcome["metrics"]["test"]
+    assert reported["num_steps"] == steps
+    assert reported["accuracy"] == pytest.approx(right / steps, abs=1e-6)
+    assert reported["loss"] == pytest.approx(losses / steps, abs=1e-6)
+
+
+def test_mlflows_command_where_the_project_cannot_be_imported_gives_the_same_labels(
+    finished: Finished, tmp_path: Path
+) -> None:
+    place, outcome = finished
+    expected = of_test(outcome)
+    folder, startup = tmp_path / "empty", tmp_path / "startup"
+    folder.mkdir()
+    startup.mkdir()
+    (startup / "sitecustomize.py").write_text(STRANGER, "utf8")
+    words = pq.read_table(place.path / "words.parquet", columns=["id", "frames"]).to_pylist()
+    asked = [row for row in words if row["id"] in expected]
+    assert {len(row["frames"]) for row in asked} >= {1, 9}
+    (tmp_path / "rows.json").write_text(json.dumps({"dataframe_records": asked}), "utf8")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(startup),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{place.path}/mlflow.db",
+    }
+    refused = subprocess.run(
+        [sys.executable, "-P", "-c", "import components"], cwd=folder, env=environment, capture_output=True
+    )
+    assert b"is not here" in refused.stderr
+    command = [sys.executable, "-P", "-m", "mlflow", "models", "predict", "--env-manager", "local"]
+    command += ["-m", "models:/words@champion", "-i", "../rows.json", "-t", "json", "-o", "../out.json"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir())
+    answers = json.loads((tmp_path / "out.json").read_text("utf8"))["predictions"]
+    assert len(answers) == len(expected) == 40
+    for row, answer in zip(asked, answers, strict=True):
+        assert answer["id"] == row["id"]
+        assert answer["labels"] == expected[row["id"]]["labels"]
+        assert answer["probabilities"] == pytest.approx(expected[row["id"]]["probabilities"], abs=1e-6)
+
+
+def test_five_rows_in_a_folder_of_files_come_back_in_their_order(finished: Finished, tmp_path: Path) -> None:
+    place, outcome = finished
+    table = pq.read_table(place.path / "words.parquet").slice(0, 5)
+    (tmp_path / "rows").mkdir()
+    pq.write_table(table.slice(3, 2), tmp_path / "rows" / "a.parquet")
+    pq.write_table(table.slice(0, 3), tmp_path / "rows" / "b.parquet")
+    done = place.json(
+        "predict", outcome["run_dir"], str(tmp_path / "rows"), "-o", str(tmp_path / "out.parquet")
+    )
+    assert done["rows"] == 5
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [
+        "w0003", "w0004", "w0000", "w0001", "w0002"
+    ]  # fmt: skip
+
+
+def test_rows_that_do_not_fit_leave_no_answers(finished: Finished, tmp_path: Path) -> None:
+    place, _ = finished
+    pq.write_table(pa.table({"id": ["a"], "frames": [[[1.0, 2.0]]]}), tmp_path / "narrow.parquet")
+    out = tmp_path / "out.parquet"
+    done = place.run(
+        "predict", "models:/words@champion", str(tmp_path / "narrow.parquet"), "-o", str(out), code=2
+    )
+    assert "narrow.parquet" in done.stderr
+    assert "frames" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["narrow.parquet"]
