@@ -60,7 +60,7 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "model": (folder.summary("register") or {}).get("model"),
         "state": state,
         "state_sentence": sentence,
-        "unseen": unseen_sentence(details.get("unseen")),
+        "unseen": (details.get("unseen") or {}).get("sentence", ""),
         "valid": metrics.get("valid", {}),
         "test": metrics.get("test"),
         "confidence": settings.gate.confidence,
@@ -79,20 +79,6 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "settings": folder.settings.read_text("utf8") if folder.settings.exists() else "",
         "charts": _charts(metrics, details, history, profile, baselines),
     }
-
-
-def unseen_sentence(unseen: Mapping[str, Any] | None) -> str:
-    """How far a labeller's score may be memory for whole label sequences; empty for classifiers."""
-    if not unseen or not unseen.get("num_distinct"):
-        return ""
-    seen, total = unseen["num_seen"], unseen["num_sequences"]
-    text = f"{seen:,} of {total:,} test sequences have a label sequence that also stands in training"
-    metrics = unseen.get("metrics")
-    if not metrics or metrics.get("accuracy") is None:
-        return f"{text}: the score says nothing of label sequences never seen."
-    low, high = metrics.get("accuracy_low"), metrics.get("accuracy_high")
-    bounds = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
-    return f"{text}; on the other {total - seen:,} the accuracy is {metrics['accuracy']:.4f}{bounds}."
 
 
 def _read(path: Path) -> Any:

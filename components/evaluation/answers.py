@@ -2,11 +2,11 @@
 
     Predictor + SequenceSet ─ predict ─▶ table ─ read ─▶ Answers
 
-    table   split  row  id  length  truth  label|labels  probability|probabilities  loss  seen
+    table   split  row  id  length  truth  label|labels  probability|probabilities  loss  seen  place
 
-One row per sequence, in the order of the prepared rows, which is that of their content: resamples drawn from
-them are the same for files in any order. `row` is the place in the input; `seen` says whether the very label
-sequence also stands in training (labelling; null for classification).
+One row per sequence, in the order of the input, in which it is number `row`. `place` is its number among the
+prepared rows of the split, which follows from content alone; `seen` says whether the very label sequence also
+stands in training (labelling; null for classification).
 Letters: S all steps, U units, n sequences, C classes.
 """
 
@@ -40,6 +40,7 @@ class Answers:
     losses: np.ndarray  # (n,) float64 nats, summed over a sequence's units
     units: np.ndarray  # (n,) int64, units of each sequence
     lengths: np.ndarray  # (n,) int64, steps of each sequence
+    places: np.ndarray  # (n,) int64, orders the sequences whatever the order of the input
     num_classes: int
 
     def __len__(self) -> int:
@@ -63,6 +64,7 @@ class Answers:
             losses=self.losses[sequences],
             units=units,
             lengths=self.lengths[sequences],
+            places=self.places[sequences],
         )
 
     def sums(self, owners: np.ndarray, num_owners: int) -> Sums:
@@ -112,8 +114,9 @@ def predict_parts(
 
 
 def gather(parts: Sequence[pa.Table]) -> pa.Table:
-    """The parts of one split as one table."""
-    return pa.concat_tables(parts).combine_chunks()
+    """The parts of one split in the order of the input."""
+    table = pa.concat_tables(parts)
+    return table.take(pc.sort_indices(table, sort_keys=[("row", "ascending")])).combine_chunks()
 
 
 def _cuts(sequences: SequenceSet, *, num_classes: int) -> Iterator[tuple[int, int]]:
@@ -167,6 +170,7 @@ def _part(
         ),
         "loss": pa.array(_summed(losses, offsets) if per_step else losses),
         "seen": _seen(truth, offsets, seen) if per_step else pa.nulls(len(lengths), pa.bool_()),
+        "place": pa.array(np.arange(start, stop), pa.int64()),
     }
     return pa.table(columns)
 
@@ -219,6 +223,7 @@ def read(table: pa.Table, *, task: str, labels: Collection[str]) -> Answers:
         losses=table["loss"].to_numpy().astype(np.float64),
         units=lengths if per_step else np.ones(len(lengths), np.int64),
         lengths=lengths,
+        places=table["place"].to_numpy().astype(np.int64),
         num_classes=len(labels),
     )
 

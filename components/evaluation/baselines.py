@@ -91,6 +91,7 @@ def _answers(test: SequenceSet, predicted: np.ndarray, *, num_classes: int) -> A
         losses=np.zeros(len(test)),
         units=test.lengths if test.per_step else np.ones(len(test), np.int64),
         lengths=test.lengths,
+        places=np.arange(len(test)),
         num_classes=num_classes,
     )
 

@@ -56,8 +56,10 @@ def resample(
 ) -> dict[str, Resamples]:
     """Each metric on `bootstrap` resamples of the sequences.
 
-    Sequences are counted part by part, so memory hardly grows with them.
+    They are drawn by place, so the order of the input has no say. Sequences are counted part by part, so
+    memory hardly grows with them.
     """
+    answers = answers.take(np.argsort(answers.places, kind="stable"))
     n, fields = len(answers), sorted({field for name in metrics for field in METRICS[name].uses})
     every = answers.sums(np.zeros(n, np.int64), 1).total()
     sums: dict[str, np.ndarray] = {}

@@ -185,7 +185,8 @@ def unseen(
     """How many label sequences stand in training too, and the score on the others; None for a classifier.
 
     A labeller that has met every label sequence in training may know them by heart; the score on the others
-    says what it can do beyond that. `metrics` is None where there are no others.
+    says what it can do beyond that. `metrics` is None where there are no others; `sentence` says all this to
+    people.
     """
     if task != "labelling":
         return None
@@ -199,14 +200,23 @@ def unseen(
         "num_distinct": len(sequences),
         "num_distinct_seen": sum(sequences.values()),
         "metrics": None,
-        "reason": "",
     }
-    if not len(known):
-        return {**found, "reason": "There are no rows."}
-    if known.all():
-        return {**found, "reason": "Every label sequence of these rows also stands in training."}
-    others = read(predictions.filter(pa.array(~known)), task=task, labels=labels)
-    return {**found, "metrics": measure(others, task=task, bootstrap=bootstrap, confidence=confidence)}
+    if not known.all():
+        others = read(predictions.filter(pa.array(~known)), task=task, labels=labels)
+        found["metrics"] = measure(others, task=task, bootstrap=bootstrap, confidence=confidence)
+    return {**found, "sentence": _unseen_sentence(found)}
+
+
+def _unseen_sentence(found: Mapping[str, Any]) -> str:
+    seen, total, metrics = found["num_seen"], found["num_sequences"], found["metrics"]
+    if not total:
+        return "There are no rows."
+    text = f"{seen:,} of {total:,} label sequences also stand in training"
+    if not metrics or metrics["accuracy"] is None:
+        return f"{text}: the score says nothing of label sequences never seen."
+    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
+    bounds = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
+    return f"{text}; on the other {total - seen:,} the accuracy is {metrics['accuracy']:.4f}{bounds}."
 
 
 def worst(answers: Answers, *, most: int) -> list[int]:

@@ -20,6 +20,7 @@ from pipeline.backends.workspace import RunFolder, write_json
 from pipeline.console import Console
 
 BASELINES = "baselines.json"
+DETAILS = "details.json"
 NUM_WORST = 12
 # Of a worst sequence as it is kept for drawing.
 MAX_DRAWN_STEPS, MAX_DRAWN_FEATURES = 200, 1024
@@ -53,6 +54,8 @@ def evaluate(
         baselines.result()
     beside = json.loads((folder.evaluation / BASELINES).read_text("utf8"))["baselines"]
     console.note(_sentence(metrics["test"], beside))
+    if unseen := json.loads((folder.evaluation / DETAILS).read_text("utf8"))["unseen"]:
+        console.note(f"test: {unseen['sentence']}")
     return {"metrics": metrics, "baselines": {each["name"]: _accuracy(each) for each in beside}}
 
 
@@ -123,8 +126,8 @@ def evaluate_on_worker(
         "again": {"training": predictor.about["metrics"], "bundle": scores["valid"].metrics},
     }
     metrics = {split: each.metrics for split, each in scores.items()}
-    for name, value in (("slices", slices), ("details", details), ("metrics", metrics)):
-        write_json(target / f"{name}.json", value)
+    for name, value in (("slices.json", slices), (DETAILS, details), ("metrics.json", metrics)):
+        write_json(target / name, value)
     yield metrics
 
 

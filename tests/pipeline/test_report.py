@@ -87,29 +87,3 @@ def test_writing_again_replaces_the_page_and_leaves_nothing_beside_it(
     before = set(folder.path.iterdir())
     assert report.write(folder, evaluated.settings).read_text("utf8") == first
     assert set(folder.path.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("unseen", "said"),
-    [
-        (None, ""),
-        ({"num_distinct": 0}, ""),
-        (
-            {"num_distinct": 3, "num_seen": 8, "num_sequences": 8, "metrics": None},
-            "8 of 8 test sequences have a label sequence that also stands in training: the score says"
-            " nothing of label sequences never seen.",
-        ),
-        (
-            {
-                "num_distinct": 3,
-                "num_seen": 1_000,
-                "num_sequences": 1_002,
-                "metrics": {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75},
-            },
-            "1,000 of 1,002 test sequences have a label sequence that also stands in training; on the other 2"
-            " the accuracy is 0.5000 (0.2500 to 0.7500).",
-        ),
-    ],
-)
-def test_how_far_the_score_may_be_memory_is_said_in_a_sentence(unseen: dict | None, said: str) -> None:
-    assert report.unseen_sentence(unseen) == said

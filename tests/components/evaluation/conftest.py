@@ -34,6 +34,7 @@ def label_table() -> Callable[..., pa.Table]:
                 ),
                 "loss": pa.array([loss * len(each) for each in truth], pa.float64()),
                 "seen": pa.array(seen if seen is not None else [None] * n, pa.bool_()),
+                "place": pa.array(range(n), pa.int64()),
             }
         )
 
@@ -64,6 +65,7 @@ def class_table() -> Callable[..., pa.Table]:
                 "probability": pa.array(np.broadcast_to(probability, n), pa.float64()),
                 "loss": pa.array(np.broadcast_to(loss, n), pa.float64()),
                 "seen": pa.nulls(n, pa.bool_()),
+                "place": pa.array(range(n), pa.int64()),
             }
         )
 

@@ -20,6 +20,7 @@ def answers(right: np.ndarray, units: np.ndarray) -> Answers:
         losses=np.add.reduceat(np.where(right, 0.1, 2.0), np.cumsum(units) - units),
         units=units,
         lengths=units,
+        places=np.arange(len(units)),
         num_classes=2,
     )
 
@@ -77,6 +78,14 @@ def test_the_same_seed_gives_the_same_resamples_and_another_seed_others():
     )
     assert (first["macro_f1"].draws == again["macro_f1"].draws).all()
     assert (first["loss"].draws != other["loss"].draws).any()
+
+
+def test_the_order_of_the_sequences_changes_no_resample():
+    sample = clustered(np.random.default_rng(4), 60)
+    shuffled = sample.take(np.random.default_rng(5).permutation(60))
+    straight, other = (resample(each, ["accuracy"], bootstrap=100)["accuracy"] for each in (sample, shuffled))
+    np.testing.assert_allclose(straight.draws, other.draws, rtol=1e-12)
+    np.testing.assert_allclose(straight.without, other.without, rtol=1e-12)
 
 
 def test_quantiles_of_student_agree_with_scipy():
