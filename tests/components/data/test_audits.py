@@ -1,0 +1,132 @@
+"""The checks over all rows together."""
+
+import pytest
+
+from components.data.audits import audit
+from components.data.fates import REJECTED
+from components.data.records import Layout
+from components.data.splits import TEST, TRAIN, VALID
+from components.errors import NUM_SHOWN, DataError
+
+
+def table(n: int = 12, **changes) -> dict:
+    """Rows of two steps with the classes n and y, a quarter of them in fold 0 and in fold 1."""
+    rows = {
+        "id": [f"r{i}" for i in range(n)],
+        "x": [[float(i), 1.0] for i in range(n)],
+        "label": ["ny"[i // 4 % 2] for i in range(n)],
+        "fold": [i % 4 for i in range(n)],
+    }
+    return {**rows, **changes}
+
+
+@pytest.fixture
+def run(make_settings, make_scans):
+    def audit_of(*tables, **data):
+        settings = make_settings(**data)
+        return audit(make_scans(settings, *tables), layout=Layout.of(settings), settings=settings)
+
+    return audit_of
+
+
+def refused(run, *tables, **data) -> str:
+    with pytest.raises(DataError) as caught:
+        run(*tables, **data)
+    assert caught.value.exit_code == 2
+    return f"{caught.value}\n{caught.value.hint}"
+
+
+def test_good_rows_all_have_a_split(run):
+    found = run(table())
+    assert found.codes[0].tolist() == [TEST, VALID, TRAIN, TRAIN] * 3
+    assert (found.num_rows, found.num_steps) == ((6, 3, 3), (12, 6, 6))
+    assert found.labels == ("n", "y")
+    assert found.widths == (1,)
+    assert found.num_rejected == 0
+
+
+def test_all_problems_of_the_rows_come_at_once_with_a_way_out(run):
+    broken = table(id=["r0", "r0", *[f"r{i}" for i in range(2, 12)]])
+    broken["x"][5] = []
+    broken["label"][7] = None
+    text = refused(run, broken)
+    assert text.startswith("The data has 3 problems:")
+    for part in ("row 5, column x: empty sequence", "row 7, column label: missing value", "the id 'r0' also"):
+        assert part in text
+    assert "data.on_bad_row: drop" in text
+
+
+def test_more_problems_than_are_shown_are_counted(run):
+    n = NUM_SHOWN + 30
+    text = refused(run, table(n, x=[[]] * n))
+    assert text.startswith(f"The data has {n} problems, the first {NUM_SHOWN}:")
+
+
+def test_dropped_rows_keep_their_reasons(run):
+    broken = table(id=["r0", "r4", *[f"r{i}" for i in range(2, 12)]])
+    broken["x"][5] = []
+    found = run(broken, on_bad_row="drop")
+    assert found.codes[0][5] == REJECTED
+    assert found.num_rejected == 2
+    assert sum(found.num_rows) == 10
+    assert "empty sequence" in found.reasons[0][5]
+
+
+def test_a_row_with_other_features_than_most_is_named(run):
+    rows = table(x=[[[1.0, 2.0]]] * 11 + [[[1.0, 2.0, 3.0]]])
+    rows["x"] = [[[float(i), *step[1:]] for step in row] for i, row in enumerate(rows["x"])]
+    assert "row 11, column x: 3 features, 11 other rows have 2" in refused(run, rows)
+    assert run(rows, on_bad_row="drop").widths == (2,)
+
+
+def test_a_fold_that_no_row_has_is_named_with_those_there_are(run):
+    text = refused(run, table(), split={"column": "fold", "valid": [1], "test": [9]})
+    assert "no row has the value '9' that the split names; there are 0, 1, 2, 3" in text
+
+
+def test_one_class_is_no_classification(run):
+    assert "need 2 classes, the rows have only 'n'" in refused(run, table(label=["n"] * 12))
+    only_held_out = ["y" if i % 4 == 0 else "n" for i in range(12)]
+    text = refused(run, table(label=only_held_out))
+    assert "'y'" in text
+    assert "in no training row" in text
+
+
+def test_a_class_that_training_lacks_is_dropped_with_its_rows_on_request(run):
+    labels = ["ny"[i // 4 % 2] for i in range(11)] + ["z"]
+    rows = table(label=labels, fold=[*[i % 4 for i in range(11)], 0])
+    assert "'z' stands in 1 held-out row and in no training row" in refused(run, rows)
+    found = run(rows, on_bad_row="drop")
+    assert found.labels == ("n", "y")
+    assert found.reasons[0] == {11: "column label: no training row has the label 'z'"}
+
+
+def test_a_class_too_small_to_stratify_is_named_with_its_number(run):
+    split = {"by": "stratified", "valid": 0.25, "test": 0.25}
+    text = refused(run, table(label=["a"] * 11 + ["b"]), split=split)
+    assert "the class 'b' has 1 distinct sequence, a stratified split needs 3 of each" in text
+    found = run(table(label=["a"] * 8 + ["b"] * 4), split=split)
+    assert found.num_rows == (6, 3, 3)
+
+
+def test_a_split_without_rows_is_refused(run):
+    text = refused(run, table(2), split={"by": "hash", "valid": 0.1, "test": 0.1})
+    assert "no rows are left for" in text
+
+
+def test_a_copy_in_a_held_out_split_takes_the_row_out_of_training(run):
+    rows = table()
+    rows["x"][2] = rows["x"][0]
+    assert "the same sequence stands in train and in test" in refused(run, rows)
+    found = run(rows, on_bad_row="drop")
+    assert found.codes[0].tolist()[:3] == [TEST, VALID, REJECTED]
+
+
+def test_several_files_are_one_set_of_rows(run):
+    whole = run(table())
+    names = list(table())
+    first = {name: table()[name][:5] for name in names}
+    second = {name: table()[name][5:] for name in names}
+    parts = run(first, second)
+    assert [*parts.codes[0], *parts.codes[1]] == whole.codes[0].tolist()
+    assert (parts.num_rows, parts.labels) == (whole.num_rows, whole.labels)

@@ -1,0 +1,61 @@
+"""What the profile says of rows with known lengths, labels and features."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.data.encoders import Statistics
+from components.data.profiles import MAX_FEATURES, NUM_BINS, of_inputs, of_split, padding_waste
+
+
+def test_lengths_and_labels_of_a_split():
+    profile = of_split(np.array([1, 3, 3, 9]), {"a": 10, "b": 6})
+    assert (profile["rows"], profile["steps"]) == (4, 16)
+    lengths = profile["lengths"]
+    assert [lengths[name] for name in ("min", "mean", "median", "max")] == [1, 4.0, 3.0, 9]
+    assert profile["labels"] == {"a": 10, "b": 6}
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=50))
+def test_every_row_is_in_one_bar_of_the_histogram(lengths):
+    histogram = of_split(np.array(lengths), {})["lengths"]["histogram"]
+    edges, counts = histogram["edges"], histogram["counts"]
+    assert sum(counts) == len(lengths)
+    assert len(edges) == len(counts) + 1 <= NUM_BINS + 1
+    assert edges == sorted(set(edges))
+    assert edges[0] == min(lengths)
+    assert edges[-1] == max(lengths) + 1
+
+
+def test_features_are_described_and_constant_ones_named():
+    values = np.array([[1.0, 5.0], [3.0, 5.0]])
+    (profile,) = of_inputs(["x"], [Statistics.of(values)])
+    assert profile["features"] == [
+        {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0},
+        {"mean": 5.0, "std": 0.0, "min": 5.0, "max": 5.0},
+    ]
+    assert profile["constant"] == [1]
+    assert profile["num_features"] == 2
+    assert json.loads(json.dumps(profile)) == profile
+
+
+def test_very_wide_inputs_are_described_in_part_and_say_so():
+    (profile,) = of_inputs(["x"], [Statistics.of(np.zeros((2, MAX_FEATURES + 10)))])
+    assert len(profile["features"]) == MAX_FEATURES
+    assert profile["num_features"] == MAX_FEATURES + 10
+    assert len(profile["constant"]) == MAX_FEATURES + 10
+
+
+def test_padding_is_what_a_batch_adds_to_its_rows():
+    lengths = np.array([1, 4, 1, 4])
+    waste = padding_waste(lengths, batch_size=2)
+    # 16 places for 10 steps as they come; sorted, none is padded.
+    assert waste["unsorted"] == pytest.approx(6 / 16)
+    assert waste["by_length"] == 0.0
+
+
+def test_a_last_batch_that_is_not_full_counts_its_own_rows_only():
+    assert padding_waste(np.array([2, 2, 1, 4, 5]), batch_size=2)["unsorted"] == pytest.approx(1 - 14 / 17)
