@@ -1,0 +1,123 @@
+"""Simple rules whose answers are known beforehand."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from components.data.batches import SequenceSet
+from components.evaluation import baselines as module
+from components.evaluation.baselines import baselines, regression, summaries
+
+TERMS = {"labels": ("a", "b"), "bootstrap": 50, "confidence": 0.95}
+
+
+def sequences(rows, labels, *, per_step: bool = True) -> SequenceSet:
+    """Sequences from lists of steps, each step a list of numbers."""
+    lengths = [len(row) for row in rows]
+    n = len(rows)
+    return SequenceSet(
+        x=np.array([step for row in rows for step in row], np.float32).reshape(sum(lengths), -1),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        y=np.array([label for row in labels for label in row] if per_step else labels, np.int32),
+        row=np.arange(n),
+        ids=pa.nulls(n, pa.string()),
+        per_step=per_step,
+    )
+
+
+def by_name(train, test, **terms) -> dict:
+    return {each["name"]: each for each in baselines(train, test, **{**TERMS, **terms})}
+
+
+def test_the_majority_says_the_most_frequent_training_label():
+    train = sequences([[[0.0]], [[1.0], [2.0]]], [[1], [1, 0]])
+    test = sequences([[[5.0]], [[6.0], [7.0]]], [[0], [1, 1]])
+    found = by_name(train, test)["majority"]
+    assert found["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert "'b'" in found["sentence"]
+    assert found["num_trained"] == 3
+
+
+def test_the_lookup_repeats_what_training_said_of_the_very_same_step():
+    train = sequences([[[0.0], [1.0]], [[1.0], [1.0]], [[-0.0]]], [[0, 1], [1, 0], [0]])
+    test = sequences([[[1.0], [0.0]], [[9.0]]], [[1, 0], [1]])
+    found = by_name(train, test)["lookup"]
+    # 1.0 was b twice of three times; 9.0 is new and gets the majority's a.
+    assert found["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert found["share_found"] == pytest.approx(2 / 3)
+
+
+def test_a_lookup_without_one_known_step_says_why():
+    found = by_name(sequences([[[0.0]], [[1.0]]], [[0], [1]]), sequences([[[5.0]]], [[1]]))["lookup"]
+    assert found["metrics"] is None
+    assert found["reason"] == "No step of the test rows stands in training."
+
+
+def test_a_step_that_tells_its_label_is_learnt_by_the_regression():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2))
+    rows, labels = [[step.tolist()] for step in x], [[int(step[0] > step[1])] for step in x]
+    found = by_name(sequences(rows[:300], labels[:300]), sequences(rows[300:], labels[300:]))
+    assert found["logistic_step"]["metrics"]["accuracy"] > 0.95
+    assert found["logistic_step"]["num_trained"] == 300
+
+
+def test_a_classifier_has_summaries_instead_of_steps():
+    rng = np.random.default_rng(1)
+    means = rng.choice([-1.0, 1.0], 200)
+    rows = [rng.normal(mean, 0.5, (rng.integers(1, 6), 1)).tolist() for mean in means]
+    labels = [int(mean > 0) for mean in means]
+    train, test = (sequences(rows[at], labels[at], per_step=False) for at in (slice(0, 150), slice(150, 200)))
+    found = by_name(train, test)
+    assert list(found) == ["majority", "logistic_summary"]
+    assert found["logistic_summary"]["metrics"]["accuracy"] > 0.9
+    assert "sequence_accuracy" not in found["majority"]["metrics"]
+
+
+def test_summaries_are_those_of_the_real_steps():
+    split = sequences([[[1.0, 4.0]], [[1.0, 0.0], [3.0, 8.0], [2.0, 1.0]]], [0, 1], per_step=False)
+    first, second = summaries(split, np.arange(2))
+    assert first.tolist() == [1, 4, 0, 0, 1, 4, 1, 4, 1, 4, 1, 4, 1]
+    deviation = np.std([[1, 0], [3, 8], [2, 1]], axis=0)
+    assert second.tolist() == pytest.approx([2, 3, *deviation, 1, 0, 3, 8, 1, 0, 2, 1, 3])
+    assert summaries(split, np.arange(0)).shape == (0, 13)
+
+
+def test_one_label_in_training_leaves_nothing_to_regress():
+    found = by_name(sequences([[[0.0]], [[1.0]]], [[0], [0]]), sequences([[[1.0]]], [[0]]))
+    assert found["logistic_step"]["reason"] == "The training rows hold one label only."
+    assert found["majority"]["metrics"]["accuracy"] == 1.0
+
+
+def test_no_test_rows_give_no_scores():
+    train = sequences([[[0.0]], [[1.0]]], [[0], [1]])
+    empty = SequenceSet(
+        train.x[:0], np.zeros(1, np.int64), train.y[:0], train.row[:0], train.ids.slice(0, 0), True
+    )
+    assert all(each["metrics"] is None for each in baselines(train, empty, **TERMS))
+
+
+def test_the_regression_is_as_good_as_scikit_learns():
+    rng = np.random.default_rng(2)
+    centers = rng.normal(size=(5, 8))
+    y = rng.integers(0, 5, 3000)
+    x = (centers[y] + rng.normal(0, 1.2, (3000, 8))).astype(np.float32) * [1, 100, 1, 1, 0.01, 1, 1, 1]
+    x[:, 7] = 3.0  # constant
+    train, test = slice(0, 2000), slice(2000, 3000)
+    ours = regression(x[train], y[train], num_classes=5)(x[test])
+    spread = x[train].std(axis=0)
+    scaled = x / np.where(spread > 1e-6, spread, 1.0)
+    theirs = LogisticRegression(max_iter=2000).fit(scaled[train], y[train]).predict(scaled[test])
+    right, expected = np.mean(ours == y[test]), np.mean(theirs == y[test])
+    assert right > expected - 0.015
+
+
+def test_more_numbers_than_fit_are_sampled_and_the_result_says_so(monkeypatch):
+    monkeypatch.setattr(module, "MAX_VALUES", 20)
+    monkeypatch.setattr(module, "MAX_STEPS", 30)
+    rows = [[[float(i), float(i % 2)]] for i in range(50)]
+    train = sequences(rows, [[i % 2] for i in range(50)])
+    found = by_name(train, sequences(rows[:4], [[0], [1], [0], [1]]))
+    assert (found["logistic_step"]["num_trained"], found["logistic_step"]["num_available"]) == (10, 50)
+    assert found["lookup"]["num_trained"] == 30
