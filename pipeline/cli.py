@@ -5,7 +5,9 @@ recurra run CONF          errors become a message, a hint and an exit code in on
 
 import dataclasses
 import functools
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,23 +269,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from components.errors import Interrupted, RecurraError
     from conf.load import SettingsError
 
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = _wants_json(given)
     try:
-        recurra.main(arguments, prog_name="recurra", standalone_mode=False)
+        recurra.main(given, prog_name="recurra", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _end(error.format_message(), "See `recurra --help`.", error.exit_code, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
-        _fail(Interrupted())
+        _fail(Interrupted(), as_json=as_json)
     except (RecurraError, SettingsError) as error:
-        _fail(error)
+        _fail(error, as_json=as_json)
+    except Exception as error:
+        traceback.print_exc()
+        hint = "This is a bug of ours: please report it with the lines above."
+        _fail(RecurraError(f"{type(error).__name__}: {error}", hint=hint), as_json=as_json)
 
 
-def _fail(error: Any) -> None:
-    console = _console(as_json="--json" in sys.argv, quiet=False, verbose=False)
-    console.error(str(error), error.hint)
-    if console.as_json:
-        console.result("", {"error": str(error), "hint": error.hint, "exit_code": error.exit_code})
-    sys.exit(error.exit_code)
+def _wants_json(given: Sequence[str]) -> bool:
+    """Whether JSON is asked for; Click may have stopped at a mistake before it read that."""
+    value = os.environ.get("RECURRA_JSON", "")
+    return "--json" in given or bool(click.types.BoolParamType.str_to_bool(value))
+
+
+def _fail(error: Any, *, as_json: bool) -> None:
+    _console(as_json=as_json, quiet=False, verbose=False).error(str(error), error.hint)
+    _end(str(error), error.hint, error.exit_code, as_json=as_json)
+
+
+def _end(message: str, hint: str, exit_code: int, *, as_json: bool) -> None:
+    if as_json:
+        _console(as_json=True, quiet=False, verbose=False).result(
+            "", {"error": message, "hint": hint, "exit_code": exit_code}
+        )
+    sys.exit(exit_code)
 
 
 def _console(*, as_json: bool, quiet: bool, verbose: bool) -> "Console":

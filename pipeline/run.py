@@ -5,6 +5,7 @@ execute  the same, done; nothing to do means that neither Ray nor TensorFlow sta
 """
 
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from components.data.readers import expand
+from components.errors import DataError
 from conf.load import resolved
 from conf.schema import Settings
 from pipeline import report
@@ -287,6 +289,7 @@ class _Work:
         self, settings: Settings, planned: Plan, folder: RunFolder, around: Surroundings, stack: ExitStack
     ) -> None:
         self.settings, self.planned, self.folder, self.around = settings, planned, folder, around
+        stack.push(self._leave_nothing)
         num_cpus, num_gpus = resources(settings.train.devices)
         self.cluster = stack.enter_context(
             Cluster(address=around.address, num_cpus=num_cpus, num_gpus=num_gpus, note=around.console.detail)
@@ -316,12 +319,20 @@ class _Work:
         reports = []
         for stage in self.planned.stages:
             reports.append(self._reuse(stage) if stage.source else self._run(stage, actions[stage.name]))
+            # From here on there is something to tell: the rows can be used.
+            self.tracker.begin()
         self.folder.update(mlflow_run_id=self.tracker.mlflow_run_id())
         report.write(self.folder, self.settings)
         self.tracker.log_artifact(self.folder.report)
         if self._runs("register"):
             attach_report(self.folder, tracker=self.tracker)
         return tuple(reports)
+
+    def _leave_nothing(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Remove a run that came to nothing because of its rows, if nobody was told of it."""
+        if isinstance(error, DataError) and not self.tracker.has_begun:
+            shutil.rmtree(self.folder.path, ignore_errors=True)
+            self.around.console.note(f"Nothing was written: {self.folder.path} is removed.")
 
     def _reuse(self, stage: Planned) -> StageReport:
         source = stage.source

@@ -18,7 +18,7 @@ from typing import Any
 from components.bundles import describe
 from components.errors import ModelError
 from components.lookup import nearest
-from pipeline.backends.addresses import scheme_of
+from pipeline.backends.addresses import redact, scheme_of
 from pipeline.backends.deliveries import MAX_TAG, NotThere, Refused, shortened
 from pipeline.backends.packages import Packaging, save
 from pipeline.backends.tracking import Store
@@ -151,6 +151,11 @@ class Registry:
         Raises:
             ModelError: there are none.
         """
+        if self.store.is_empty:
+            raise ModelError(
+                f"There is no registered model {name!r}: {redact(self.store.uri)} is not there yet.",
+                hint="`recurra run` makes it; or name another one with --tracking-uri.",
+            )
         versions = self.versions(name)
         if not versions:
             names = self.store.patiently(lambda client: client.search_registered_models())

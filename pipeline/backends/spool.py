@@ -115,7 +115,16 @@ class Sender:
         self._changed = threading.Condition()
         self._hurry = self._stopping = self._ended = False
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
-        self._thread.start()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything may have been sent, by this sender or an earlier one."""
+        return self._thread.ident is not None or self.spool.sent > 0
+
+    def begin(self) -> None:
+        """Start to send, if that has not been done."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def append(self, entry: Entry) -> None:
         """Spool an entry and let the thread know."""
@@ -125,6 +134,7 @@ class Sender:
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything is sent; False when `timeout` seconds were not enough."""
+        self.begin()
         with self._changed:
             self._hurry = True
             self._changed.notify_all()

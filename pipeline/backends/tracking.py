@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from components.errors import TrackerError
+from components.errors import DataError, TrackerError
 from conf.load import resolved
 from conf.schema import Settings
 from pipeline.backends.addresses import probe, redact, sqlite_path
@@ -61,10 +61,15 @@ class Store:
     ) -> None:
         """`artifacts` is where files go when the URI is a database; beside the file for SQLite."""
         self.uri, self.patience = uri, patience
-        database = sqlite_path(uri)
-        self.artifacts = database.parent / "mlartifacts" if database else artifacts
+        self._database = sqlite_path(uri)
+        self.artifacts = self._database.parent / "mlartifacts" if self._database else artifacts
         self._client: Any = None
         self._opening = threading.Lock()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is a SQLite database that is not there yet; asking it anything would make it."""
+        return self._database is not None and not self._database.exists()
 
     def call(self, action: Callable[[Any], T]) -> T:
         """`action(client)`, once.
@@ -132,16 +137,15 @@ class Store:
         # Fifteen by default: an hour for a database that refuses the password.
         utils.MAX_RETRY_COUNT = 2
         logging.getLogger("alembic").setLevel(logging.CRITICAL)
-        database = sqlite_path(self.uri)
         with self._errors_as_ours():
-            if database is None:
+            if self._database is None:
                 return self._connected()
             try:
                 # MLflow makes the tables on first use, and two processes that do so at once break each other.
-                with FileLock(f"{database}.lock", timeout=SCHEMA_SECONDS):
+                with FileLock(f"{self._database}.lock", timeout=SCHEMA_SECONDS):
                     return self._connected()
             except Timeout as error:
-                raise TrackerError(f"Another process has held {database}.lock for too long.") from error
+                raise TrackerError(f"Another process has held {self._database}.lock for too long.") from error
 
     def _connected(self) -> Any:
         import mlflow
@@ -194,6 +198,15 @@ class Tracker(Recorder):
         self._sender = Sender(self._spool, self._connect)
         super().__init__(self._sender.append, earlier=self._spool.entries())
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether MLflow may know of this run."""
+        return self._sender.has_begun
+
+    def begin(self) -> None:
+        """Start to send, also what was logged before."""
+        self._sender.begin()
+
     def start_proof(self, stack: ExitStack) -> None:
         """Start the process that will prove the registered model; it is gone when the stack closes."""
         self.proof = stack.enter_context(start_proof())
@@ -234,6 +247,10 @@ class Tracker(Recorder):
         self._spool.close()
         return done
 
+    def drop(self) -> None:
+        """Stop without having sent anything."""
+        self._spool.close()
+
     def _connect(self) -> Deliver:
         parent = self._spool.memory.get("runs", {}).get("")
         if parent is not None:
@@ -264,6 +281,9 @@ def open_run(
 ) -> Iterator[Tracker]:
     """The MLflow run of a run folder, begun or gone on with; it ends as FINISHED, FAILED or KILLED.
 
+    Nothing is sent before `begin`, or the end. When the rows turn out useless before that, MLflow never hears
+    of the run.
+
     Args:
         uri: the MLflow.
         folder: the run folder.
@@ -279,24 +299,35 @@ def open_run(
     tracker.start({**_origin(folder), **(tags or {})})
     tracker.log_params(resolved(settings))
     tracker.log_artifact(folder.settings)
+    useless = False
     try:
         yield tracker
     except BaseException as error:
+        useless = isinstance(error, DataError) and not tracker.has_begun
         tracker.log_tags({"error": f"{type(error).__name__}: {error}"})
         tracker.end(status_of(error))
         raise
     else:
         tracker.end("FINISHED")
     finally:
-        # One that has been away for a while is not waited for again.
-        if not tracker.close(timeout=CLOSE_SECONDS if tracker.failure is None else 5.0):
-            warn(f"MLflow at {redact(uri)} is away; {spool} keeps what it lacks for the next time.")
+        if useless:
+            tracker.drop()
         else:
-            for other in others:
-                if other.path != folder.path and not _has_ended(other.path / SPOOL):
-                    _end_abandoned(store, other, experiment=settings.name)
-        for problem in tracker.problems:
-            warn(problem)
+            _close(tracker, spool, others, warn=warn)
+
+
+def _close(tracker: Tracker, spool: Path, others: Iterable[Folder], *, warn: Callable[[str], None]) -> None:
+    """Send what is left, and end the runs that kills left open."""
+    store = tracker.store
+    # One that has been away for a while is not waited for again.
+    if not tracker.close(timeout=CLOSE_SECONDS if tracker.failure is None else 5.0):
+        warn(f"MLflow at {redact(store.uri)} is away; {spool} keeps what it lacks for the next time.")
+    else:
+        for other in others:
+            if other.path / SPOOL != spool and not _has_ended(other.path / SPOOL):
+                _end_abandoned(store, other, experiment=tracker.experiment)
+    for problem in tracker.problems:
+        warn(problem)
 
 
 def _end_abandoned(store: Store, folder: Folder, *, experiment: str) -> None:
@@ -334,12 +365,20 @@ def send_rest(uri: str, *, folder: Folder, settings: Settings, timeout: float = 
 
 
 def check(uri: str) -> None:
-    """Open MLflow once, making a SQLite database's tables if need be.
+    """Open MLflow once; a SQLite database that is not there yet only needs a folder that can be written.
 
     Raises:
         TrackerError: it cannot be reached or used.
     """
-    Store(uri).call(lambda client: None)
+    store = Store(uri)
+    if not store.is_empty:
+        store.call(lambda client: None)
+        return
+    database = sqlite_path(uri)
+    assert database is not None
+    existing = next(folder for folder in database.parents if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise TrackerError(f"{existing} cannot be written, so there can be no database in it.")
 
 
 def _origin(folder: Folder) -> dict[str, str]:

@@ -131,10 +131,28 @@ def test_a_receiver_that_is_away_holds_nobody_up_and_lacks_nothing_in_the_end(pa
     spool.close()
 
 
+def test_nothing_is_sent_before_it_is_begun(path):
+    receiver, spool = Receiver(), Spool(path, target="a")
+    sender = Sender(spool, receiver.connect)
+    sender.append({"n": 1})
+    time.sleep(0.5)
+    assert (receiver.tries, sender.has_begun) == (0, False)
+    sender.begin()
+    assert sender.has_begun
+    assert sender.close(timeout=10)
+    assert numbers(receiver.received) == [1]
+    spool.close()
+    # What an earlier process sent counts too.
+    again = Spool(path, target="a")
+    assert Sender(again, receiver.connect).has_begun
+    again.close()
+
+
 def test_it_is_tried_again_less_and_less_often(path):
     receiver, spool = Receiver(), Spool(path, target="a")
     receiver.away = True
     sender = Sender(spool, receiver.connect)
+    sender.begin()
     sender.append({"n": 1})
     time.sleep(2.5)
     assert 1 <= receiver.tries <= 4

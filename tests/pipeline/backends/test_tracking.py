@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from components.errors import Interrupted, TrackerError
+from components.errors import DataError, Interrupted, TrackerError
 from conf.schema import Settings
 from pipeline.backends import tracking
 from pipeline.backends.tracking import Store, Tracker
@@ -189,6 +189,27 @@ def test_a_run_that_ends_badly_says_so(tmp_path, uri, error, status):
     assert runs["run-1"].data.tags["error"].startswith(type(error).__name__)
 
 
+def test_rows_that_are_useless_before_anything_was_sent_leave_no_run(folder, uri):
+    with pytest.raises(DataError), tracking.open_run(uri, folder=a_run(folder), settings=settings()):
+        raise DataError("no rows")
+    assert not (folder / "mlflow.db").exists()
+    with (
+        pytest.raises(DataError),
+        tracking.open_run(uri, folder=a_run(folder, "run-2"), settings=settings()) as tracker,
+    ):
+        tracker.begin()
+        raise DataError("no rows")
+    assert {name: run.info.status for name, run in found(tracker.store).items()} == {"run-2": "FAILED"}
+
+
+def test_a_check_makes_no_database(folder, uri):
+    tracking.check(uri)
+    assert list(folder.iterdir()) == []
+    with tracking.open_run(uri, folder=a_run(folder), settings=settings()):
+        pass
+    tracking.check(uri)
+
+
 def test_a_second_process_goes_on_with_the_same_run_and_the_same_stages(tmp_path, uri):
     run = a_run(tmp_path)
     ids = []
@@ -348,6 +369,7 @@ def test_a_server_that_answers_503_and_then_comes_back_has_everything_once(tmp_p
     refusing = refusing_server(port)
     longest = 0.0
     with tracking.open_run(uri, folder=run, settings=settings(), patience=120) as tracker:
+        tracker.begin()
         with tracker.stage("train"):
             for step in range(300):
                 begun = time.monotonic()

@@ -1,0 +1,257 @@
+"""What every command promises at its edge: options, exit codes, errors as text and as JSON."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import cli
+from tests.pipeline.conftest import line_settings, write_rows
+
+COMMANDS = [
+    "check", "plan", "run", "prepare", "train", "evaluate", "register", "predict", "models", "report",
+    "doctor", "schema",
+]  # fmt: skip
+
+
+@pytest.fixture
+def place(folder: Path) -> Path:
+    """The current folder, with rows and settings."""
+    write_rows(folder / "lines.parquet")
+    settings = line_settings(Path("lines.parquet")).model_dump(mode="json", by_alias=True)
+    # YAML holds JSON.
+    (folder / "lines.yaml").write_text(json.dumps(settings, indent=1), "utf8")
+    return folder
+
+
+def call(*arguments: str) -> int:
+    """The exit code of a command in this process."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+        sys.exit(0)
+    return int(ended.value.code or 0)
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The one JSON object on stdout of a command that fails."""
+    code = call(*arguments)
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert set(said) == {"error", "hint", "exit_code"}
+    assert said["exit_code"] == code > 0
+    # People get the same words.
+    assert said["error"].splitlines()[-1] in err
+    return said
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_help_lists_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    lines = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == COMMANDS
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["schema"]])
+def test_help_loads_no_large_library(root: Path, tmp_path: Path, arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.cli import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit as ended:\n"
+        "    assert not ended.code\n"
+        "large = {'ray', 'tensorflow', 'mlflow', 'pyarrow', 'pandas', 'sklearn', 'jinja2'}\n"
+        "assert not large & set(sys.modules)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True
+    )
+    assert listing(tmp_path) == []
+
+
+def test_every_mistake_of_the_settings_is_one_error_and_nothing_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (place / "lines.yaml").read_text("utf8").replace('"learning_rate"', '"learning_rat"')
+    (place / "lines.yaml").write_text(text, "utf8")
+    line = next(i for i, each in enumerate(text.splitlines(), 1) if "learning_rat" in each)
+    before = listing(place)
+    for command in ("check", "plan", "run", "prepare", "train", "evaluate", "register"):
+        said = failure(capsys, command, "lines.yaml", "--set", "train.epochs=0", "--json")
+        assert said["exit_code"] == 2
+        assert f"lines.yaml:{line}: train.learning_rat: there is no such setting" in said["error"]
+        assert "learning_rate" in said["error"]
+        assert "--set train.epochs=0: train.epochs: received 0" in said["error"]
+        assert listing(place) == before
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0"])
+def test_a_rate_that_cannot_be_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    said = failure(capsys, "plan", "lines.yaml", "--set", f"train.learning_rate={value}", "--json")
+    assert said["exit_code"] == 2
+    assert "train.learning_rate" in said["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "Missing argument"),
+        (["run", "lines.yaml", "--sett", "a=1"], "No such option"),
+        (["rum"], "No such command"),
+        (["predict", "m", "d", "-o", "x", "--n-best", "-1"], "--n-best"),
+        (["check", "nothing.yaml"], "nothing.yaml"),
+        (["models", "nobody"], "There is no registered model 'nobody'"),
+        (["predict", "models:/nobody@champion", "lines.parquet", "-o", "out.parquet"], "nobody"),
+        (["predict", "elsewhere", "lines.parquet", "-o", "out.parquet"], "elsewhere"),
+    ],
+)
+def test_a_mistake_of_the_caller_ends_with_2_and_leaves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    before = listing(place)
+    found = failure(capsys, *arguments, "--json")
+    assert said in found["error"]
+    assert found["exit_code"] == 2
+    assert listing(place) == before
+
+
+def test_a_report_that_is_not_there_is_a_matter_of_the_surroundings(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failure(capsys, "report", "nothing", "--json")
+    assert said["exit_code"] == 3
+    assert "There is no run 'nothing'" in said["error"]
+
+
+def test_without_json_an_error_is_text_on_stderr_alone(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("models", "nobody") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: There is no registered model 'nobody': ")
+    assert "Hint: " in err
+
+
+@pytest.mark.parametrize(
+    ("value", "as_json"), [("1", True), ("true", True), ("false", False), ("0", False), ("", False)]
+)
+def test_a_variable_that_says_false_is_false(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    as_json: bool,
+) -> None:
+    monkeypatch.setenv("RECURRA_JSON", value)
+    for arguments in (["plan", "lines.yaml"], ["models", "nobody"]):
+        call(*arguments)
+        out = capsys.readouterr().out
+        assert out.lstrip().startswith("{") == as_json
+
+
+def test_storage_and_tracker_are_made_absolute_and_can_come_from_variables(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECURRA_STORAGE", "elsewhere")
+    said = failure(capsys, "report", "nothing", "--json")
+    assert str(place / "elsewhere") in said["error"]
+    said = failure(capsys, "report", "nothing", "--json", "--storage", "here")
+    assert str(place / "here") in said["error"]
+    said = failure(capsys, "models", "nobody", "--json", "--tracking-uri", "sqlite:///")
+    assert "--tracking-uri" in said["error"]
+
+
+def test_the_plan_of_a_first_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("plan", "lines.yaml", "--json") == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert [(stage["name"], stage["status"]) for stage in stages] == [
+        ("prepare", "run"),
+        ("train", "run"),
+        ("evaluate", "run"),
+        ("register", "run"),
+    ]
+    assert not list(place.glob("runs/lines/*/run.json"))
+
+
+def test_the_schema_is_a_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("schema") == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"name", "task", "data", "model", "train", "evaluate", "gate", "register"} <= set(
+        schema["properties"]
+    )
+    assert call("schema", "--reference") == 0
+    assert "`learning_rate`" in capsys.readouterr().out
+
+
+def test_check_names_everything_that_is_wrong(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("check", "lines.yaml", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"problems": []}
+    changes = ["--set", "data.path=nothing.parquet", "--set", "train.devices=gpu:9"]
+    assert call("check", "lines.yaml", *changes, "--json") == 3
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert [problem["place"] for problem in problems] == ["data", "devices"]
+    assert listing(place) == ["lines.parquet", "lines.yaml"]
+
+
+def test_a_bug_of_ours_ends_with_1_and_all_that_a_report_needs(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing a caller can bring about, so it is put there by force.
+    monkeypatch.setattr(cli, "_surroundings", None)
+    code = call("run", "lines.yaml", "--json")
+    out, err = capsys.readouterr()
+    assert (code, json.loads(out)["exit_code"]) == (1, 1)
+    assert "Traceback" in err
+    assert "please report it" in err
+
+
+@pytest.mark.slow
+def test_rows_that_cannot_be_used_leave_no_run(place: Path) -> None:
+    before = listing(place)
+    rows = pq.read_table(place / "lines.parquet").to_pylist()
+    rows[3]["frames"] = []
+    write_rows(place / "lines.parquet", {name: [row[name] for row in rows] for name in rows[0]})
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "run", "lines.yaml", "--json"],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "lines.parquet, row 3, column frames: empty sequence" in json.loads(done.stdout)["error"]
+    left = set(listing(place)) - set(before)
+    assert not [name for name in left if name.endswith(("run.json", ".db")) or "mlartifacts" in name]
+
+
+@pytest.mark.slow
+def test_a_dead_address_ends_within_half_a_minute(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "run", "lines.yaml", "--address", f"127.0.0.1:{port}", "--json"],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert time.monotonic() - begun < 30
+    assert done.returncode == 3
+    assert f"Nothing answers at 127.0.0.1:{port}" in json.loads(done.stdout)["error"]
