@@ -122,4 +122,6 @@ def _examine_tracker(uri: str) -> tuple[str, bool]:
         tracking.check(uri)
     except RecurraError as error:
         return str(error), False
+    if tracking.Store(uri).is_empty:
+        return f"{tracking.redact(uri)} is not there yet; a run makes it", True
     return f"{tracking.redact(uri)} answers", True

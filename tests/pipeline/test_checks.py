@@ -1,0 +1,97 @@
+"""What check and doctor find, with nothing started and nothing written."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf.schema import Settings
+from pipeline.backends.signals import Signals
+from pipeline.checks import check, doctor, local_gpus
+from pipeline.run import Surroundings
+from tests.pipeline.conftest import QUIET, line_settings, lines, write_rows
+
+
+def around(folder: Path, **changes: Any) -> Surroundings:
+    given = {
+        "storage": folder / "runs",
+        "tracking_uri": f"sqlite:///{folder}/mlflow.db",
+        "address": None,
+        "console": QUIET,
+        "signals": Signals(),
+        **changes,
+    }
+    return Surroundings(**given)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return line_settings(write_rows(tmp_path / "lines.parquet"))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_good_place_has_no_findings_and_stays_as_it_is(tmp_path: Path, settings: Settings) -> None:
+    assert check(settings, around(tmp_path)) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.parquet"]
+
+
+def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
+    rows = lines()
+    rows["frames"][4] = []
+    rows["labels"][6] = ["up"] * 99
+    port = free_port()
+    settings = line_settings(write_rows(tmp_path / "lines.parquet", rows), train={"devices": "gpu:7"})
+    found = check(settings, around(tmp_path, tracking_uri=f"http://127.0.0.1:{port}"))
+    assert [(each.place, each.exit_code) for each in found] == [("data", 2), ("devices", 3), ("tracker", 3)]
+    data, devices, tracker = (each.message for each in found)
+    assert "lines.parquet, row 4, column frames: empty sequence" in data
+    assert "lines.parquet, row 6, column labels: 99 labels for" in data
+    assert f"7 GPUs asked, {len(local_gpus())} on this machine" in devices
+    assert f"127.0.0.1:{port}" in tracker
+
+
+def test_a_dead_cluster_is_found(tmp_path: Path, settings: Settings) -> None:
+    port = free_port()
+    (found,) = check(settings, around(tmp_path, address=f"127.0.0.1:{port}"))
+    assert (found.place, found.exit_code) == ("devices", 3)
+    assert f"Nothing answers at 127.0.0.1:{port}" in found.message
+
+
+def test_a_password_is_shown_to_nobody(tmp_path: Path, settings: Settings) -> None:
+    uri = f"http://me:S3CR3T@127.0.0.1:{free_port()}"
+    (found,) = check(settings, around(tmp_path, tracking_uri=uri))
+    assert "S3CR3T" not in f"{found.message}{found.hint}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_storage_that_cannot_be_written_is_found(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    (found,) = check(settings, around(tmp_path, storage=tmp_path / "locked" / "runs"))
+    assert found.place == "storage"
+
+
+@pytest.mark.slow
+def test_the_doctor_says_what_is_installed_and_seen(tmp_path: Path) -> None:
+    rows, healthy = doctor(around(tmp_path))
+    facts = {row["what"]: row["found"] for row in rows}
+    assert healthy
+    for name in ("Python", "tensorflow", "ray", "mlflow", "cuDNN", "GPUs seen by TensorFlow", "disk"):
+        assert facts[name]
+    assert int(facts["CPUs seen by Ray"]) >= 2
+    assert int(facts["GPUs seen by Ray"]) == len(local_gpus())
+    assert facts["tracker"].endswith("is not there yet; a run makes it")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_doctor_names_a_tracker_that_is_away(tmp_path: Path) -> None:
+    port = free_port()
+    rows, healthy = doctor(around(tmp_path, tracking_uri=f"http://127.0.0.1:{port}"))
+    assert not healthy
+    assert f"127.0.0.1:{port}" in next(row["found"] for row in rows if row["what"] == "tracker")
