@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from components.errors import DataError, RecurraError
+from components.errors import RecurraError, StorageError
 from conf.schema import Settings
 from pipeline.backends import cluster, tracking
 from pipeline.run import Surroundings, resources
@@ -65,8 +65,8 @@ def _check_devices(settings: Settings, around: Surroundings) -> None:
 
 def _check_storage(storage: Path) -> None:
     existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        raise DataError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise StorageError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
 
 
 def local_gpus() -> list[str]:

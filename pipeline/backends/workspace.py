@@ -138,7 +138,15 @@ class RunFolder:
 def runs(storage: Path, name: str) -> list[RunFolder]:
     """The runs of a name, newest first; folders without a readable run.json are passed over."""
     found = [RunFolder(path.parent) for path in (storage / name).glob(f"*/{RUN}")]
-    return sorted(found, key=lambda folder: folder.run_id, reverse=True)
+    return sorted(filter(_is_ours, found), key=lambda folder: folder.run_id, reverse=True)
+
+
+def _is_ours(folder: RunFolder) -> bool:
+    try:
+        content = folder.read()
+    except StorageError:
+        return False
+    return isinstance(content, dict) and {"plan", "stages"} <= content.keys()
 
 
 def create(
@@ -231,7 +239,11 @@ def fingerprint(value: Any) -> str:
 
 
 def file_digests(paths: Sequence[Path], *, cache: Path) -> dict[str, str]:
-    """SHA-256 of each file's content by path; unchanged files (size, time) are read once only."""
+    """SHA-256 of each file's content by path; unchanged files (size, time) are read once only.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
     try:
         known = json.loads(cache.read_text("utf8"))
     except (OSError, ValueError):
@@ -246,8 +258,14 @@ def file_digests(paths: Sequence[Path], *, cache: Path) -> dict[str, str]:
                 entry = [mark, hashlib.file_digest(file, "sha256").hexdigest()]
         seen[str(path)] = entry
     if any(known.get(path) != entry for path, entry in seen.items()):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, {**known, **seen})
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cache, {**known, **seen})
+        except OSError as error:
+            raise StorageError(
+                f"The storage {cache.parent} cannot be written: {error.strerror or error}.",
+                hint="Choose another place with --storage.",
+            ) from error
     return {path: entry[1] for path, entry in seen.items()}
 
 

@@ -69,6 +69,45 @@ def test_a_password_is_shown_to_nobody(tmp_path: Path, settings: Settings) -> No
     assert "S3CR3T" not in f"{found.message}{found.hint}"
 
 
+def test_a_storage_below_a_file_is_found(tmp_path: Path, settings: Settings) -> None:
+    (found,) = check(settings, around(tmp_path, storage=tmp_path / "lines.parquet" / "runs"))
+    assert (found.place, found.exit_code) == ("storage", 3)
+    assert f"{tmp_path / 'lines.parquet'} cannot be written" in found.message
+
+
+@pytest.mark.parametrize(
+    ("devices", "found"),
+    [
+        ("auto", []),
+        ("gpu:all", []),
+        ("gpu:2", []),
+        ("gpu:3", ["train.devices is 'gpu:3': 3 GPUs asked, 2 on this machine."]),
+    ],
+)
+def test_gpus_are_counted_as_the_driver_lists_them(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, devices: str, found: list[str]
+) -> None:
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho GPU 0: A\necho '  MIG 1g.10gb'\necho GPU 1: B\n", "utf8")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(driver.parent))
+    assert local_gpus() == ["GPU 0: A", "GPU 1: B"]
+    wanted = settings.train.model_copy(update={"devices": devices})
+    problems = check(settings.model_copy(update={"train": wanted}), around(tmp_path))
+    assert [each.message for each in problems] == found
+
+
+def test_without_a_driver_one_gpu_is_too_much(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wanted = settings.train.model_copy(update={"devices": "gpu:all"})
+    (found,) = check(settings.model_copy(update={"train": wanted}), around(tmp_path))
+    assert (found.place, found.exit_code) == ("devices", 3)
+    assert "1 GPUs asked, 0 on this machine" in found.message
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_storage_that_cannot_be_written_is_found(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)

@@ -1,18 +1,28 @@
 """Which stages run, which are reused, and why."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
-from components.errors import DataError
+from components.errors import DataError, StorageError
+from conf.load import resolved
 from conf.schema import Settings
 from pipeline import run
 from pipeline.backends import workspace
+from pipeline.backends.signals import Signals
 from pipeline.backends.workspace import RunFolder
-from pipeline.run import STAGES, Plan, flatten, plan, resources
-from tests.pipeline.conftest import line_settings, lines, write_rows
+from pipeline.run import STAGES, Plan, Surroundings, execute, flatten, plan, resources
+from tests.pipeline.conftest import QUIET, line_settings, lines, write_rows
 
 TRACKER = "sqlite:///mlflow.db"
 
@@ -38,9 +48,11 @@ def changed(settings: Settings, **sections: Any) -> Settings:
     return Settings.model_validate(values)
 
 
-def as_if_run(tmp_path: Path, settings: Settings, *, until: str = "register") -> RunFolder:
+def as_if_run(
+    tmp_path: Path, settings: Settings, *, uri: str = TRACKER, until: str = "register"
+) -> RunFolder:
     """A run folder as a finished run leaves it, up to a stage."""
-    found = planned(tmp_path, settings)
+    found = planned(tmp_path, settings, uri=uri)
     folder = workspace.create(tmp_path / "runs", settings.name, plan=found.keys, versions={})
     for stage in found.stages[: STAGES.index(until) + 1]:
         for name in workspace.OUTPUTS[stage.name]:
@@ -122,20 +134,37 @@ def test_many_changed_files_are_counted(tmp_path: Path, settings: Settings) -> N
     assert reasons(found)["prepare"] == "data changed: 0.parquet, 1.parquet, 2.parquet and 3 more"
 
 
-def test_changed_code_runs_the_stages_that_use_it(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    as_if_run(tmp_path, settings)
-    original = workspace.code_digest
+def planned_by(code: Path, folder: Path, settings: Settings) -> dict[str, str]:
+    """The reasons that a checkout somewhere else gives for the run of this folder."""
+    (folder / "settings.yaml").write_text(settings.model_dump_json(by_alias=True), "utf8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "plan", "settings.yaml", "--json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(code)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {stage["name"]: stage["reason"] for stage in json.loads(done.stdout)["stages"]}
 
-    def digest(files: list[Path]) -> str:
-        own = any("evaluation" in path.parts and path.name == "scoring.py" for path in files)
-        return "edited" if own else original(files)
 
-    monkeypatch.setattr(workspace, "code_digest", digest)
-    said = reasons(planned(tmp_path, settings))
+def append(path: Path, line: str) -> None:
+    path.write_text(f"{path.read_text('utf8')}{line}\n", "utf8")
+
+
+def test_changed_code_runs_the_stages_that_use_it(tmp_path: Path, settings: Settings, root: Path) -> None:
+    as_if_run(tmp_path, settings, uri=f"sqlite:///{tmp_path}/mlflow.db")
+    code = tmp_path / "code"
+    for package in ("pipeline", "components", "conf"):
+        shutil.copytree(root / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    append(code / "pipeline" / "console.py", "# of no effect on any result")
+    same = planned_by(code, tmp_path, settings)
+    assert [reason.partition(" since")[0] for reason in same.values()] == ["unchanged"] * len(STAGES)
+    append(code / "components" / "evaluation" / "scoring.py", "# edited")
+    said = planned_by(code, tmp_path, settings)
     assert [said[name].startswith("unchanged") for name in STAGES] == [True, True, False, False]
     assert said["evaluate"] == "code changed"
+    assert said["register"] == "evaluate runs anew"
 
 
 def test_another_version_of_a_library_runs_the_stages_that_use_it(tmp_path: Path, settings: Settings) -> None:
@@ -186,6 +215,70 @@ def test_each_stage_is_reused_from_the_run_that_has_it(tmp_path: Path, settings:
 def test_no_data_is_an_error_of_the_rows(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(DataError, match=r"nothing\.parquet"):
         planned(tmp_path, changed(settings, data={"path": str(tmp_path / "nothing.parquet")}))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
+def test_a_folder_whose_run_json_is_not_ours_is_passed_over(
+    tmp_path: Path, settings: Settings, content: str
+) -> None:
+    folder = as_if_run(tmp_path, settings)
+    other = tmp_path / "runs" / "lines" / "99990101-000000-abcdef"
+    other.mkdir()
+    (other / workspace.RUN).write_text(content, "utf8")
+    assert planned(tmp_path, settings).folder == folder
+
+
+def test_a_storage_that_cannot_be_is_an_error_of_the_surroundings(tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(StorageError, match="cannot be written") as caught:
+        plan(settings, storage=tmp_path / "lines.parquet" / "runs", tracking_uri=TRACKER)
+    assert "--storage" in caught.value.hint
+
+
+def around(tmp_path: Path) -> Surroundings:
+    return Surroundings(
+        storage=tmp_path / "runs",
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        address=None,
+        console=QUIET,
+        signals=Signals(),
+    )
+
+
+def test_nothing_to_do_gives_back_the_earlier_run_and_makes_none(tmp_path: Path, settings: Settings) -> None:
+    folder = as_if_run(tmp_path, settings, uri=around(tmp_path).tracking_uri)
+    outcome = execute(settings, around=around(tmp_path))
+    assert outcome.folder == folder
+    assert [(stage.name, stage.status) for stage in outcome.stages] == [(name, "reused") for name in STAGES]
+    assert workspace.runs(tmp_path / "runs", settings.name) == [folder]
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Puts back the signal handlers that a run takes over."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_unfinished_run_is_gone_on_with_unless_somebody_is_at_it(
+    tmp_path: Path, settings: Settings, busy: bool
+) -> None:
+    keys = planned(tmp_path, settings, uri=around(tmp_path).tracking_uri).keys
+    unfinished = workspace.create(tmp_path / "runs", settings.name, plan=keys, versions={})
+    with unfinished.held() if busy else nullcontext():
+        outcome = execute(settings, until="prepare", around=around(tmp_path))
+    assert (outcome.folder != unfinished) == busy
+    assert [(stage.name, stage.status) for stage in outcome.stages] == [("prepare", "ran")]
+    assert outcome.folder.is_done("prepare", keys["prepare"])
+    assert (outcome.folder.data / "encoding.json").exists()
+    assert YAML(typ="safe", pure=True).load(outcome.folder.settings) == resolved(settings)
+    assert len(workspace.runs(tmp_path / "runs", settings.name)) == 1 + busy
 
 
 def test_a_plan_writes_no_run(tmp_path: Path, settings: Settings) -> None:
