@@ -34,6 +34,11 @@ def absolute(uri: str, folder: Path) -> str:
             f"postgresql://host/database"
         )
     if not uri.startswith("sqlite:"):
+        try:
+            _ = urlsplit(uri).port
+        except ValueError:
+            # What Python says may quote a password that holds a slash.
+            raise ValueError(f"the tracking URI {redact(uri)!r} has no usable host and port") from None
         return uri.rstrip("/")
     path, _, options = uri.removeprefix(SQLITE).partition("?")
     if not uri.startswith(SQLITE) or path in ("", ":memory:"):

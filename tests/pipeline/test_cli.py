@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from pipeline import cli
 from tests.pipeline.conftest import line_settings, write_rows
+from tests.pipeline.test_run import as_if_run
 
 COMMANDS = [
     "check", "plan", "run", "prepare", "train", "evaluate", "register", "predict", "models", "report",
@@ -29,6 +32,16 @@ def place(folder: Path) -> Path:
     # YAML holds JSON.
     (folder / "lines.yaml").write_text(json.dumps(settings, indent=1), "utf8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Puts back the signal handlers that a command takes over."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def call(*arguments: str) -> int:
@@ -173,6 +186,58 @@ def test_storage_and_tracker_are_made_absolute_and_can_come_from_variables(
     assert str(place / "here") in said["error"]
     said = failure(capsys, "models", "nobody", "--json", "--tracking-uri", "sqlite:///")
     assert "--tracking-uri" in said["error"]
+
+
+def test_tracker_and_cluster_can_come_from_variables_and_an_option_goes_before(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECURRA_TRACKING_URI", "sqlite:///theirs.db")
+    assert str(place / "theirs.db") in failure(capsys, "models", "nobody", "--json")["error"]
+    option = ["--tracking-uri", "sqlite:///ours.db"]
+    assert str(place / "ours.db") in failure(capsys, "models", "nobody", *option, "--json")["error"]
+    monkeypatch.setenv("RECURRA_ADDRESS", "nowhere")
+    for address, arguments in (("nowhere", []), ("elsewhere", ["--address", "elsewhere"])):
+        assert call("check", "lines.yaml", *arguments, "--json") == 3
+        (problem,) = json.loads(capsys.readouterr().out)["problems"]
+        assert f"--address is '{address}', expected host:port" in problem["message"]
+
+
+@pytest.mark.parametrize(
+    "uri", ["ftp://me:S3CR3T@host", "http://me:S3CR3T/x@host", "http://me:S3CR3T@host:x"]
+)
+def test_a_tracker_that_cannot_be_is_refused_without_its_password(
+    place: Path, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    assert call("models", "nobody", "--tracking-uri", uri, "--json") == 2
+    out, err = capsys.readouterr()
+    assert "--tracking-uri" in json.loads(out)["error"]
+    assert "***@host" in out
+    assert "S3CR3T" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"), [("promoted", 0), ("kept", 0), ("registered", 0), ("rejected", 4)]
+)
+@pytest.mark.parametrize("command", ["run", "register"])
+def test_the_exit_code_follows_the_verdict(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str, verdict: str, code: int
+) -> None:
+    settings = line_settings(place / "lines.parquet")
+    folder = as_if_run(place, settings, uri=f"sqlite:///{place}/mlflow.db")
+    folder.update_stage("register", summary={"verdict": verdict, "reasons": ["So it is."], "model": None})
+    assert call(command, "lines.yaml", "--json") == code
+    said = json.loads(capsys.readouterr().out)
+    assert (said["run_id"], said["verdict"], said["reasons"]) == (folder.run_id, verdict, ["So it is."])
+    assert {stage["status"] for stage in said["stages"]} == {"reused"}
+
+
+def test_a_report_is_a_path_on_stdout(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = as_if_run(place, line_settings(place / "lines.parquet"))
+    folder.report.write_text("<html>", "utf8")
+    assert call("report", "lines") == 0
+    assert capsys.readouterr().out == f"{folder.report}\n"
+    assert call("report", folder.run_id, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(folder.report)}
 
 
 def test_the_plan_of_a_first_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
