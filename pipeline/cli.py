@@ -136,7 +136,8 @@ def check(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> Non
     if problems:
         for problem in problems:
             common.console.error(f"{problem.place}: {problem.message}", problem.hint)
-        sys.exit(max(problem.exit_code for problem in problems))
+        # 3 would say that a retry may help, which it does not while the settings or the rows are wrong.
+        sys.exit(min(problem.exit_code for problem in problems))
 
 
 @_with(recurra.command(), *_settings_parameters)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.errors import StorageError
+from components.errors import ModelError
 from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
@@ -85,7 +85,7 @@ def find_report(run: str, *, storage: Path) -> Path:
     """The report of a run folder, a run id, or the newest run of a model's name.
 
     Raises:
-        StorageError: there is no such run, or it has no report yet.
+        ModelError: there is no such run, or it has no report yet.
     """
     candidates = [Path(run), *storage.glob(f"*/{run}")]
     candidates += [folder.path for folder in workspace.runs(storage, run)] if Path(run).name == run else []
@@ -94,10 +94,10 @@ def find_report(run: str, *, storage: Path) -> Path:
             report = RunFolder(path.absolute()).report
             if report.exists():
                 return report
-            raise StorageError(
+            raise ModelError(
                 f"Run {path.name} has no report yet.", hint="`recurra run` writes it at its end."
             )
-    raise StorageError(
+    raise ModelError(
         f"There is no run {run!r} in {storage}.", hint="Give a run folder, a run id or a name."
     )
 

@@ -37,9 +37,11 @@ def of_test(outcome: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in table.to_pylist() if row["split"] == "test"}
 
 
-def ask(place: Place, out: Path, *options: str, cwd: Path) -> dict[str, dict[str, Any]]:
-    """`recurra predict` in another folder, on the data as they are: by id."""
-    command = place.command("predict", "models:/words@champion", str(place.path / "words.parquet"))
+def ask(
+    place: Place, out: Path, *options: str, cwd: Path, data: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """What `recurra predict` says in another folder, by id; of all rows unless others are given."""
+    command = place.command("predict", "models:/words@champion", str(data or place.path / "words.parquet"))
     command += ["-o", str(out), "--tracking-uri", f"sqlite:///{place.path}/mlflow.db", *options]
     done = subprocess.run(
         command, cwd=cwd, env=place.environment, capture_output=True, text=True, check=False
@@ -85,6 +87,10 @@ def test_mlflows_command_where_the_project_cannot_be_imported_gives_the_same_lab
     words = pq.read_table(place.path / "words.parquet", columns=["id", "frames"]).to_pylist()
     asked = [row for row in words if row["id"] in expected]
     assert {len(row["frames"]) for row in asked} >= {1, 9}
+    # Longer than any row of training.
+    asked.append({"id": "long", "frames": asked[0]["frames"] * 10})
+    pq.write_table(pa.Table.from_pylist(asked[-1:]), tmp_path / "long.parquet")
+    expected |= ask(place, tmp_path / "answers.parquet", data=tmp_path / "long.parquet", cwd=tmp_path)
     (tmp_path / "rows.json").write_text(json.dumps({"dataframe_records": asked}), "utf8")
     environment = {
         **os.environ,
@@ -101,7 +107,7 @@ def test_mlflows_command_where_the_project_cannot_be_imported_gives_the_same_lab
     assert done.returncode == 0, done.stderr
     assert not list(folder.iterdir())
     answers = json.loads((tmp_path / "out.json").read_text("utf8"))["predictions"]
-    assert len(answers) == len(expected) == 40
+    assert len(answers) == len(expected) == 41
     for row, answer in zip(asked, answers, strict=True):
         assert answer["id"] == row["id"]
         assert answer["labels"] == expected[row["id"]]["labels"]

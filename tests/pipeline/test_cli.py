@@ -127,6 +127,7 @@ def test_a_rate_that_cannot_be_is_refused(
         (["predict", "m", "d", "-o", "x", "--n-best", "-1"], "--n-best"),
         (["check", "nothing.yaml"], "nothing.yaml"),
         (["models", "nobody"], "There is no registered model 'nobody'"),
+        (["report", "nothing"], "There is no run 'nothing'"),
         (["predict", "models:/nobody@champion", "lines.parquet", "-o", "out.parquet"], "nobody"),
         (["predict", "elsewhere", "lines.parquet", "-o", "out.parquet"], "elsewhere"),
     ],
@@ -139,14 +140,6 @@ def test_a_mistake_of_the_caller_ends_with_2_and_leaves_nothing(
     assert said in found["error"]
     assert found["exit_code"] == 2
     assert listing(place) == before
-
-
-def test_a_report_that_is_not_there_is_a_matter_of_the_surroundings(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = failure(capsys, "report", "nothing", "--json")
-    assert said["exit_code"] == 3
-    assert "There is no run 'nothing'" in said["error"]
 
 
 def test_without_json_an_error_is_text_on_stderr_alone(
@@ -266,7 +259,7 @@ def test_check_names_everything_that_is_wrong(place: Path, capsys: pytest.Captur
     assert call("check", "lines.yaml", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"problems": []}
     changes = ["--set", "data.path=nothing.parquet", "--set", "train.devices=gpu:9"]
-    assert call("check", "lines.yaml", *changes, "--json") == 3
+    assert call("check", "lines.yaml", *changes, "--json") == 2
     problems = json.loads(capsys.readouterr().out)["problems"]
     assert [problem["place"] for problem in problems] == ["data", "devices"]
     assert listing(place) == ["lines.parquet", "lines.yaml"]

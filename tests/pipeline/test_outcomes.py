@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.errors import StorageError
+from components.errors import ModelError
 from pipeline.backends import ledger, workspace
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
@@ -106,7 +106,7 @@ def test_a_name_means_its_newest_run(folder: RunFolder, tmp_path: Path) -> None:
     newer = RunFolder(tmp_path / "runs" / "lines" / "99990101-000000-abcdef")
     newer.path.mkdir()
     workspace.write_json(newer.path / workspace.RUN, {**folder.read(), "run_id": newer.path.name})
-    with pytest.raises(StorageError, match="99990101-000000-abcdef has no report yet"):
+    with pytest.raises(ModelError, match="99990101-000000-abcdef has no report yet"):
         find_report("lines", storage=tmp_path / "runs")
     newer.report.touch()
     assert find_report("lines", storage=tmp_path / "runs") == newer.report
@@ -114,10 +114,10 @@ def test_a_name_means_its_newest_run(folder: RunFolder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "../lines", "20200101-000000-abcdef"])
 def test_a_run_that_is_not_there_is_named(folder: RunFolder, tmp_path: Path, name: str) -> None:
-    with pytest.raises(StorageError, match="There is no run") as caught:
+    with pytest.raises(ModelError, match="There is no run") as caught:
         find_report(name, storage=tmp_path / "runs")
     assert name in str(caught.value)
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == 2
 
 
 KNOWN = {
