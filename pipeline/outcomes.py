@@ -97,9 +97,7 @@ def find_report(run: str, *, storage: Path) -> Path:
             raise ModelError(
                 f"Run {path.name} has no report yet.", hint="`recurra run` writes it at its end."
             )
-    raise ModelError(
-        f"There is no run {run!r} in {storage}.", hint="Give a run folder, a run id or a name."
-    )
+    raise ModelError(f"There is no run {run!r} in {storage}.", hint="Give a run folder, a run id or a name.")
 
 
 def show_models(known: Mapping[str, Any], *, console: Console) -> None:
