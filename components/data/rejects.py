@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.columns import plain
+from components.data.columns import is_list, list_lengths, plain
 from components.data.readers import Part
 
 
@@ -23,13 +23,13 @@ def table(
         first: the batch's first row in the part.
     """
     rows = np.flatnonzero(mask)
-    columns = {name: batch.column(name).take(pa.array(rows)) for name in batch.schema.names}
+    columns = {name: _in_plain(batch.column(name)).take(pa.array(rows)) for name in batch.schema.names}
     return pa.table(
         {
             "reason": pa.array([reasons[first + row] for row in rows.tolist()], pa.string()),
             "file": pa.array([part.source.name] * len(rows), pa.string()),
             "row": pa.array(part.first_row + first + rows, pa.int64()),
-            **{f"source.{name}": column.cast(plain(column.type)) for name, column in columns.items()},
+            **{f"source.{name}": column for name, column in columns.items()},
         }
     )
 
@@ -43,3 +43,11 @@ def write(tables: Sequence[pa.Table], target: str) -> None:
 def gather(files: Sequence[str], target: str) -> None:
     """One file of the parts' files, in their order."""
     write([pq.read_table(file) for file in files], target)
+
+
+def _in_plain(column: pa.Array) -> pa.Array:
+    """The same values in the simplest layout; Arrow takes no rows of text views and casts no list views."""
+    if not is_list(column.type):
+        return column.cast(plain(column.type))
+    offsets = np.concatenate([[0], np.cumsum(list_lengths(column))]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, _in_plain(column.flatten()), mask=column.is_null())

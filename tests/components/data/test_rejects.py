@@ -3,8 +3,9 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from components.data import rejects
+from components.data import readers, rejects
 
 
 def test_rejected_rows_are_as_they_were_with_reason_and_place(make_parts, tmp_path):
@@ -35,3 +36,64 @@ def test_a_part_whose_column_is_null_throughout_goes_with_the_others(make_parts,
     together = pq.read_table(tmp_path / "all.parquet")
     assert together["source.x"].to_pylist() == [None, [1.0]]
     assert together["file"].to_pylist() == ["a.parquet", "b.parquet"]
+
+
+def test_rows_count_from_the_start_of_the_file_in_whichever_part_they_lie(make_parts, monkeypatch):
+    monkeypatch.setattr(readers, "PART_VALUES", 1)
+    parts = make_parts({"id": [*"abcdef"]}, row_group_size=2)
+    assert [part.first_row for part in parts] == [0, 2, 4]
+    (batch,) = readers.scan(parts[2], ["id"])
+    found = rejects.table(batch, np.array([False, True]), {1: "bad"}, 0, parts[2])
+    assert found.select(["row", "source.id"]).to_pylist() == [{"row": 5, "source.id": "f"}]
+
+
+TEXTS, LISTS = ["a", None, "", "long enough not to lie in a view"], [[1.0, 2.0], None, [], [3.0]]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *[pa.array(TEXTS, kind) for kind in (pa.string(), pa.large_string(), pa.string_view())],
+        pa.array(TEXTS).dictionary_encode(),
+        *[pa.array(LISTS, kind(pa.float32())) for kind in (pa.list_, pa.large_list)],
+        *[pa.array(LISTS, kind(pa.float32())) for kind in (pa.list_view, pa.large_list_view)],
+        pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+        pa.array([[[1.0], None], None, [], [[2.0, None]]], pa.list_view(pa.list_view(pa.float32()))),
+        pa.array([TEXTS, None, [], TEXTS[:1]], pa.list_(pa.string_view())),
+        pa.array([[], None, [None]], pa.list_(pa.null())),
+    ],
+    ids=lambda column: str(column.type).replace(" ", ""),
+)
+def test_any_layout_of_a_column_is_kept_value_by_value(make_parts, tmp_path, column):
+    (part,) = make_parts({"x": column})
+    for first in (0, 1):  # a slice starts in the middle of its buffers
+        batch = pa.record_batch({"x": column}).slice(first)
+        reasons = dict.fromkeys(range(len(column)), "bad")
+        for mask in (np.ones(len(batch), bool), np.arange(len(batch)) % 2 == 1):
+            rejects.write([rejects.table(batch, mask, reasons, first, part)], str(tmp_path / "r.parquet"))
+            stored = pq.read_table(tmp_path / "r.parquet")["source.x"]
+            assert stored.to_pylist() == [
+                x for x, taken in zip(batch["x"].to_pylist(), mask, strict=True) if taken
+            ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "values"),
+    [
+        ((pa.list_(pa.null()), pa.list_(pa.float32())), ([], [1.0])),
+        ((pa.list_(pa.null()), pa.list_(pa.list_(pa.float32()))), ([], [[1.0]])),
+        ((pa.int8(), pa.int64()), (1, 1 << 40)),
+        ((pa.large_string(), pa.string()), ("a", "b")),
+    ],
+)
+def test_files_that_agree_but_for_the_layout_are_gathered_in_their_order(make_parts, tmp_path, kinds, values):
+    columns = [pa.array([value], kind) for kind, value in zip(kinds, values, strict=True)]
+    parts = make_parts(*[{"x": column} for column in columns])
+    for part, column in zip(parts, columns, strict=True):
+        found = rejects.table(pa.record_batch({"x": column}), np.array([True]), {0: "bad"}, 0, part)
+        rejects.write([found], str(tmp_path / f"{part.number}.rejected"))
+    for order in ([0, 1], [1, 0]):
+        rejects.gather([str(tmp_path / f"{i}.rejected") for i in order], str(tmp_path / "all.parquet"))
+        together = pq.read_table(tmp_path / "all.parquet")
+        assert together["source.x"].to_pylist() == [values[i] for i in order]
+        assert together["file"].to_pylist() == ["ab"[i] + ".parquet" for i in order]
