@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from components.data import fates as module
+from components.data import readers
 from components.data.fates import REJECTED, UNDECIDED, Fates
+from components.data.preparation import scan_part
+from components.data.records import Layout
+from components.data.splits import TEST, TRAIN
 from components.errors import NUM_SHOWN
 
 
@@ -70,3 +74,42 @@ def test_equal_values_are_in_the_same_stretch_however_many_there_are(make_settin
 
 def test_no_rows_give_no_stretch():
     assert list(Fates([]).stretches("id")) == []
+
+
+def test_rows_count_from_the_start_of_the_file_in_whichever_part_they_lie(
+    make_settings, make_parts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(readers, "PART_VALUES", 1)
+    rows = {"id": [*"abcd"], "x": [[1.0], [2.0], [3.0], []], "label": ["n"] * 4, "fold": [0] * 4}
+    layout = Layout.of(make_settings())
+    parts = make_parts(rows, row_group_size=2)
+    fates = Fates([scan_part(part, layout=layout, scratch=str(tmp_path)) for part in parts])
+    fates.reject(1, 0, "x", "no good")
+    assert [str(problem) for problem in fates.problems] == [
+        "a.parquet, row 3, column x: empty sequence, expected at least 1 step",
+        "a.parquet, row 2, column x: no good",
+    ]
+    assert fates.place(1, 1) == "a.parquet, row 3"
+    assert list(fates.reasons[1]) == [1, 0]
+
+
+def test_a_problem_alone_rejects_nothing(fates):
+    problem = fates.problem(0, 1, "x", "odd", step=2)
+    assert str(problem) == "a.parquet, row 1, column x, step 2: odd"
+    assert fates.accepted(0).tolist() == [True, True, False, False]
+    assert fates.num_problems == 2
+
+
+def test_stretches_give_the_fates_of_the_moment(fates):
+    fates.codes[0][:2] = (TRAIN, TEST)
+    fates.reject(1, 0, "x", "no good")
+    (table,) = fates.stretches("id")
+    assert table["id"].to_pylist() == ["a", "b", "c"]
+    assert table["code"].to_pylist() == [TRAIN, TEST, UNDECIDED]
+
+
+def test_rows_without_an_id_are_in_no_stretch_of_ids(make_settings, make_scans):
+    rows = {"x": [[1.0], [2.0]], "label": ["n"] * 2, "fold": [0] * 2}
+    fates = Fates(make_scans(make_settings(id=None), rows))
+    assert [len(table) for table in fates.stretches("id")] == [0]
+    assert [len(table) for table in fates.stretches("digest")] == [2]
