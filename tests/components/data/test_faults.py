@@ -1,5 +1,7 @@
 """Each fault of a batch of rows, with its row, step and feature."""
 
+from itertools import combinations
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -34,6 +36,73 @@ def test_a_faulty_row_among_good_ones_is_named_with_its_place(row, step, feature
     assert found([row]) == [Fault(0, step, feature, message)]
 
 
+KINDS = (
+    (None, "missing value, expected a list of steps"),
+    ([], "empty sequence, expected at least 1 step"),
+    ([[1.0], None], "missing step"),
+    ([[1.0], [1.0, 2.0]], "2 features, step 0 has 1"),
+    ([[1.0]] * 9, "9 steps, at most 5 are taken"),
+    ([[1.0], [None]], "missing value"),
+    ([[1.0], [float("inf")]], "inf, expected a finite number within float32"),
+)
+
+
+def test_every_faulty_row_is_found_once_whatever_stands_between_them(monkeypatch):
+    monkeypatch.setattr(faults, "MAX_STEPS", 5)
+    expected = {row: message for row, (_, message) in enumerate(KINDS)}
+    rows = [row for row, _ in KINDS]
+    straight, backwards = found(rows), found([*reversed(rows), [[1.0]]])
+    assert {fault.row: fault.message for fault in straight} == expected
+    assert {len(rows) - 1 - fault.row: fault.message for fault in backwards} == expected
+    assert len(straight) == len(backwards) == len(rows)
+
+
+@pytest.mark.parametrize(("earlier", "later"), list(combinations(KINDS[2:], 2)))
+def test_of_two_kinds_the_one_that_is_listed_first_is_named(monkeypatch, earlier, later):
+    monkeypatch.setattr(faults, "MAX_STEPS", 5)
+    (one, message), (other, _) = earlier, later
+    for row in ([[1.0], *one, *other], [[1.0], *other, *one]):
+        (fault,) = found([row])
+        # Both together are a longer row.
+        assert fault.message == message.replace("9 steps", f"{len(row)} steps")
+
+
+def test_the_first_place_of_a_kind_is_named_counted_within_the_row():
+    nan = float("nan")
+    rows = [None, GOOD, [], [[1.0, 2.0], [3.0, 4.0], [5.0, nan], [nan, nan]], [[nan, 1.0]]]
+    places = [(fault.row, fault.step, fault.feature) for fault in found(rows) if fault.step is not None]
+    assert places == [(3, 2, 1), (4, 0, 0)]
+
+
+def test_plain_numbers_are_steps_of_one_feature():
+    rows = [[1.0], [1.0, None, None], [2.0, 3.0, float("nan")]]
+    assert found(rows, pa.list_(pa.float32())) == [
+        Fault(1, 1, None, "missing step"),
+        Fault(2, 2, 0, "nan, expected a finite number within float32"),
+    ]
+
+
+def test_steps_of_a_row_without_features_are_ragged_too():
+    assert found([[[], [1.0]], [[1.0], []], [[], []], [[1.0], [2.0]]]) == [
+        Fault(0, 0, None, "0 features"),
+        Fault(1, 1, None, "0 features, step 0 has 1"),
+        Fault(2, 0, None, "0 features"),
+    ]
+
+
+def test_rows_of_other_widths_are_each_good_alone():
+    assert found([GOOD, [[1.0]], [[1.0, 2.0, 3.0]] * 2]) == []
+
+
+def test_numbers_are_taken_up_to_the_largest_of_float32():
+    largest = float(np.finfo(np.float32).max)
+    assert found([[[largest, -largest]]]) == []
+    assert len(found([[[np.nextafter(largest, np.inf), 0.0]], [[0.0, -np.nextafter(largest, np.inf)]]])) == 2
+    assert found([[2**64 - 1, 0]], pa.list_(pa.uint64())) == []
+    assert found([[-(2**63), 2**63 - 1]], pa.list_(pa.int64())) == []
+    assert found([[True, False]], pa.list_(pa.bool_())) == []
+
+
 def test_good_rows_of_any_length_have_no_fault():
     assert found([GOOD, GOOD[:1], GOOD * 5]) == []
     assert found([[0.0, -0.0], [3.4e38]], pa.list_(pa.float64())) == []
@@ -55,6 +124,8 @@ def test_a_row_has_one_fault_the_first_kind_of_the_list():
 def test_absurd_sizes_are_refused(monkeypatch, limit, value, message):
     monkeypatch.setattr(faults, limit, value)
     assert found([GOOD]) == [Fault(0, None, None, message)]
+    monkeypatch.setattr(faults, limit, value + 1)
+    assert found([GOOD]) == []
 
 
 def test_inputs_that_disagree_on_the_number_of_steps_are_named():
@@ -62,6 +133,16 @@ def test_inputs_that_disagree_on_the_number_of_steps_are_named():
     assert list(length_faults(["a", "b"], [one, other])) == [
         ("b", Fault(0, None, None, "1 steps, but a has 2")),
         ("b", Fault(2, None, None, "2 steps, but a has 1")),
+    ]
+
+
+def test_an_input_without_a_row_is_not_blamed_for_its_steps():
+    kind = pa.list_(pa.float32())
+    inputs = [pa.array(rows, kind) for rows in ([[1.0], None, [1.0], [1.0]], [[1.0], [1.0], None, []])]
+    third = pa.array([[1.0]] * 3 + [[1.0, 2.0]], kind)
+    assert list(length_faults(["a", "b", "c"], [nested(each) for each in (*inputs, third)])) == [
+        ("b", Fault(3, None, None, "0 steps, but a has 1")),
+        ("c", Fault(3, None, None, "2 steps, but a has 1")),
     ]
 
 
