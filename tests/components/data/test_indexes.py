@@ -1,8 +1,14 @@
 """What a part's index keeps of each row."""
 
+import struct
+from hashlib import blake2b
+
 import numpy as np
 import pyarrow as pa
 import pytest
+
+from components.data import readers
+from components.data.indexes import Index
 
 ROW = {"id": ["a"], "x": [[1.0, 2.0]], "label": ["n"], "fold": [3]}
 
@@ -75,3 +81,60 @@ def test_two_inputs_are_not_one_with_their_values_in_a_row(make_settings, make_s
     inputs = [{"column": "x"}, {"column": "z"}]
     tables = [{**ROW, "x": [[1.0]], "z": [[2.0]]}, {**ROW, "x": [[2.0]], "z": [[1.0]]}]
     assert len(set(digests(make_settings, make_scans, *tables, inputs=inputs))) == 2
+
+
+def test_a_digest_is_of_each_inputs_shape_and_numbers_in_float64(make_settings, make_scans):
+    # Splits follow from it: a digest that changed would carry tested rows into training.
+    table = {**ROW, "x": [[[1.5, -2.0], [0.0, 3.0]]], "z": [[7, 8]]}
+    expected = blake2b(digest_size=16)
+    expected.update(struct.pack("<2q4d", 2, 2, 1.5, -2.0, 0.0, 3.0))
+    expected.update(struct.pack("<2q2d", 2, 1, 7.0, 8.0))
+    inputs = [{"column": "x"}, {"column": "z"}]
+    assert digests(make_settings, make_scans, table, inputs=inputs) == [expected.digest()]
+
+
+def test_the_neighbours_of_a_row_do_not_enter_its_digest(make_settings, make_scans):
+    rows = [[1.0], [], [2.0, 3.0], None, [2.0, 3.0], [float("nan")], [4.0]]
+    together = digests(make_settings, make_scans, with_x(rows, pa.list_(pa.float64())))
+    alone = [digests(make_settings, make_scans, with_x([row], pa.list_(pa.float64())))[0] for row in rows]
+    assert together == alone
+    assert [digest is None for digest in together] == [False, True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("task", ["classification", "labelling"])
+def test_the_size_of_batches_makes_no_difference(make_settings, make_scans, monkeypatch, task):
+    labels = ["q", "p", None, "q", "r", "p"]
+    if task == "labelling":
+        labels = [["q"], ["p", "q"], None, ["r", "p", "q"], ["p"], ["s"]]
+    table = {
+        "id": [*"abcdef"],
+        "x": [[1.0], [2.0, 3.0], [4.0], [5.0, 6.0, 7.0], [], [8.0]],
+        "label": labels,
+        "fold": [0, 1, None, 3, 4, 5],
+    }
+    indexes = []
+    for rows in (8192, 4, 1):
+        monkeypatch.setattr(readers, "BATCH_ROWS", rows)
+        (scan,) = make_scans(make_settings(task), table)
+        names = ("id", "digest", "length", "key", "y", "reason", "w0")
+        indexes.append((scan.index.table(*names).to_pylist(), scan.labels, scan.problems))
+    assert indexes[0] == indexes[1] == indexes[2]
+    rows, names, _ = indexes[0]
+    if task == "classification":
+        assert [names[row["y"]] for row in rows if row["y"] >= 0] == [label for label in labels if label]
+    else:
+        assert [[names[code] for code in row["y"]] for row in rows] == [label or [] for label in labels]
+
+
+def test_each_input_has_its_features(make_settings, make_scans):
+    inputs = [{"column": "x"}, {"column": "z"}]
+    table = {"id": ["a", "b"], "x": [[[1.0, 2.0]], [[1.0]]], "z": [[[1, 2, 3]], [[1, 2]]]}
+    (scan,) = make_scans(make_settings(inputs=inputs), {**table, "label": ["n", "y"], "fold": [0, 1]})
+    index = Index(scan.index.path).table("w1", "w0")
+    assert index.to_pydict() == {"w1": [3, 2], "w0": [2, 1]}
+
+
+def test_without_the_columns_ids_and_keys_are_null(make_settings, make_scans):
+    settings = make_settings(id=None, split={"by": "hash", "valid": 0.1, "test": 0.1})
+    (scan,) = make_scans(settings, {"x": [[1.0]], "label": ["n"]})
+    assert scan.index.table("id", "key", "reason").to_pylist() == [{"id": None, "key": None, "reason": None}]
