@@ -58,14 +58,17 @@ def test_stretches_hold_accepted_rows_that_have_a_value(fates):
     ]
 
 
-def test_equal_values_are_in_the_same_stretch_however_many_there_are(make_settings, make_scans, monkeypatch):
-    monkeypatch.setattr(module, "STRETCH_ROWS", 16)
+@pytest.mark.parametrize(("stretch_rows", "number"), [(16, 10), (80, 2), (159, 2), (160, 1)])
+def test_equal_values_are_in_the_same_stretch_however_many_there_are(
+    make_settings, make_scans, monkeypatch, stretch_rows, number
+):
+    monkeypatch.setattr(module, "STRETCH_ROWS", stretch_rows)
     names = [f"n{i % 40}" for i in range(160)]
     table = {"id": names, "x": [[float(i)] for i in range(160)], "label": ["n"] * 160, "fold": [0] * 160}
     fates = Fates(make_scans(make_settings(), table))
     for column in ("id", "digest"):
         tables = list(fates.stretches(column))
-        assert len(tables) == 10
+        assert len(tables) == number
         found = [set(each[column].to_pylist()) for each in tables]
         assert sum(map(len, found)) == len(set().union(*found)) == (40 if column == "id" else 160)
         rows = np.concatenate([each["row"].to_numpy() for each in tables])
