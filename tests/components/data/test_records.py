@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from components.data.records import Layout, check, check_agreement, check_schema
+from components.data.records import NUM_NAMES, Layout, check, check_agreement, check_schema
 
 LISTS = pa.list_(pa.float32())
 
@@ -107,3 +107,93 @@ def test_labels_of_a_labeller_lie_end_to_end(make_settings):
     assert checked.num_labels.tolist() == [1, 2]
     assert checked.ids.to_pylist() == [None, None]
     assert checked.good.all()
+
+
+@pytest.mark.parametrize("extra", [0, 1, 30])
+def test_a_wide_files_columns_are_not_all_listed(layout, extra):
+    names = [f"column{i:02}" for i in range(NUM_NAMES + extra - 3)]
+    wide = schema(fold=None, **dict.fromkeys(names, pa.int8()))
+    (problem,) = check_schema(wide, layout, file="a.parquet")
+    shown, _, more = problem.message.removeprefix("no such column; the file has ").partition(" and ")
+    assert shown.split(", ") == wide.names[:NUM_NAMES]
+    assert more == (f"{extra} more" if extra else "")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.int8(), pa.uint64(), pa.bool_()])
+def test_id_label_and_split_may_be_text_whole_numbers_or_booleans(layout, kind):
+    found = schema(id=kind, label=kind, fold=pa.dictionary(pa.int8(), kind))
+    assert check_schema(found, layout, file="a.parquet") == []
+
+
+def test_whole_numbers_of_any_width_agree_but_not_with_text(layout):
+    schemas = [("a", schema(id=pa.int8())), ("b", schema(id=pa.uint64())), ("c", schema(id=pa.string()))]
+    (problem,) = check_agreement(schemas, layout)
+    assert (problem.file, problem.column) == ("c", "id")
+    assert problem.message == "holds text, but whole number in a; store one type in all files"
+
+
+def test_numbers_and_lists_of_numbers_as_steps_disagree(layout):
+    schemas = [("a", schema()), ("b", schema(x=pa.list_(LISTS)))]
+    (problem,) = check_agreement(schemas, layout)
+    assert problem.message == "holds lists of float, but float in a; store one type in all files"
+
+
+def test_ids_and_keys_are_text_exactly(make_settings):
+    batch = pa.record_batch(
+        {
+            "id": pa.array([7, 2**63], pa.uint64()),
+            "x": pa.array([[1.0], [2.0]], LISTS),
+            "label": pa.array(["07", "7"]).dictionary_encode(),
+            "fold": [True, False],
+        }
+    )
+    checked = check(batch, Layout.of(make_settings()), file="a.parquet", first_row=0)
+    assert checked.problems == ()
+    assert checked.ids.to_pylist() == ["7", "9223372036854775808"]
+    assert checked.keys.to_pylist() == ["true", "false"]
+    assert checked.labels.to_pylist() == ["07", "7"]
+
+
+@pytest.fixture
+def two_inputs(make_settings) -> Layout:
+    return Layout.of(make_settings("labelling", inputs=[{"column": "x"}, {"column": "z"}]))
+
+
+def broken() -> pa.RecordBatch:
+    """A labeller's rows of two inputs; the first and the last are good."""
+    x = [[1.0], [1.0, float("nan")], [1.0, 2.0], None, [1.0, 2.0], [3.0]]
+    z = [[[1, 2]], [[1, 2], None], [[1, 2]], [[1, 2]], [[1, 2], [3, 4]], [[5, 6]]]
+    labels = [["p"], ["p", "q"], ["p", None], ["p"], ["p"], ["q"]]
+    return pa.record_batch(
+        {"id": [*"abcdef"], "x": pa.array(x, LISTS), "z": z, "label": labels, "fold": [0, 1, 2, 3, 4, 5]}
+    )
+
+
+def test_faults_of_all_columns_of_a_row_are_told_together(two_inputs):
+    checked = check(broken(), two_inputs, file="a.parquet", first_row=0)
+    assert [str(problem).removeprefix("a.parquet, ") for problem in checked.problems] == [
+        "row 1, column x, step 1, feature 0: nan, expected a finite number within float32",
+        "row 1, column z, step 1: missing step",
+        "row 2, column z: 1 steps, but x has 2",
+        "row 2, column label, step 1: missing label",
+        "row 3, column x: missing value, expected a list of steps",
+        "row 4, column label: 1 labels for 2 steps",
+    ]
+    assert checked.good.tolist() == [True, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_batch_cut_in_two_gives_what_the_whole_gives(two_inputs, cut):
+    whole = check(broken(), two_inputs, file="a.parquet", first_row=10)
+    halves = [
+        check(rows, two_inputs, file="a.parquet", first_row=first)
+        for rows, first in ((broken().slice(0, cut), 10), (broken().slice(cut), 10 + cut))
+    ]
+    assert halves[0].problems + halves[1].problems == whole.problems
+    assert halves[0].rows + tuple(row + cut for row in halves[1].rows) == whole.rows
+    for name in ("ids", "keys", "labels"):
+        assert [each for half in halves for each in getattr(half, name).to_pylist()] == getattr(
+            whole, name
+        ).to_pylist()
+    for name in ("good", "num_labels"):
+        assert [each for half in halves for each in getattr(half, name)] == getattr(whole, name).tolist()
