@@ -170,11 +170,11 @@ def test_a_column_of_more_labels_than_a_network_could_tell_apart_is_refused_by_n
     ]
 
 
-def strata(settings, scans, *, rejected=()):
+def strata(settings, scans, *, rejected=(), seed=0):
     fates = Fates(scans)
     for part, row in rejected:
         fates.reject(part, row, "x", "no good")
-    split = FractionSplit(by="stratified", valid=0.25, test=0.25)
+    split = FractionSplit(by="stratified", valid=0.25, test=0.25, seed=seed)
     return strata_of(fates, common_labels(fates.scans), split, Layout.of(settings))
 
 
@@ -208,11 +208,25 @@ def test_a_labellers_class_is_the_label_of_the_fewest_rows_not_of_the_fewest_ste
         "fold": [0] * 16,
     }
     (scan,) = make_scans(settings, table)
-    found = strata(settings, [scan])
-    place = {digest: code for digest, code in zip(found.digests.to_pylist(), found.codes, strict=True)}
-    codes = [place[digest] for digest in scan.index.array("digest").to_pylist()]
-    for start, stop, expected in ((0, 4, [2, 1, 1]), (4, 8, [2, 1, 1]), (8, 16, [4, 2, 2])):
-        assert np.bincount(codes[start:stop], minlength=3).tolist() == expected
+    for seed in range(5):
+        found = strata(settings, [scan], seed=seed)
+        place = dict(zip(found.digests.to_pylist(), found.codes, strict=True))
+        codes = [place[digest] for digest in scan.index.array("digest").to_pylist()]
+        for start, stop, expected in ((0, 4, [2, 1, 1]), (4, 8, [2, 1, 1]), (8, 16, [4, 2, 2])):
+            assert np.bincount(codes[start:stop], minlength=3).tolist() == expected
+
+
+def test_a_label_in_too_few_sequences_is_no_fault_of_a_labellers_split(make_settings, make_scans):
+    rows = {
+        "id": [*"abcd"],
+        "x": [[1.0], [2.0], [3.0], [4.0]],
+        "label": [[x] for x in "nnny"],
+        "fold": [0] * 4,
+    }
+    labeller = strata(make_settings("labelling"), make_scans(make_settings("labelling"), rows))
+    assert not labeller.too_small
+    classifier = strata(make_settings(), make_scans(make_settings(), {**rows, "label": [*"nnny"]}))
+    assert classifier.too_small == {1: 1}
 
 
 def test_without_a_good_row_there_is_nothing_to_cut(make_settings, make_scans):
