@@ -97,6 +97,8 @@ def test_rows_of_other_widths_are_each_good_alone():
 def test_numbers_are_taken_up_to_the_largest_of_float32():
     largest = float(np.finfo(np.float32).max)
     assert found([[[largest, -largest]]]) == []
+    (fault,) = found([[[largest, -largest, np.inf]]])
+    assert fault.feature == 2
     assert len(found([[[np.nextafter(largest, np.inf), 0.0]], [[0.0, -np.nextafter(largest, np.inf)]]])) == 2
     assert found([[2**64 - 1, 0]], pa.list_(pa.uint64())) == []
     assert found([[-(2**63), 2**63 - 1]], pa.list_(pa.int64())) == []
@@ -117,15 +119,16 @@ def test_a_row_has_one_fault_the_first_kind_of_the_list():
     ("limit", "value", "message"),
     [
         ("MAX_STEPS", 1, "2 steps, at most 1 are taken"),
-        ("MAX_FEATURES", 1, "2 features, at most 1 are taken"),
-        ("MAX_VALUES", 3, "4 values, at most 3"),
+        ("MAX_FEATURES", 2, "3 features, at most 2 are taken"),
+        ("MAX_VALUES", 5, "6 values, at most 5"),
     ],
 )
 def test_absurd_sizes_are_refused(monkeypatch, limit, value, message):
     monkeypatch.setattr(faults, limit, value)
-    assert found([GOOD]) == [Fault(0, None, None, message)]
+    row = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert found([row]) == [Fault(0, None, None, message)]
     monkeypatch.setattr(faults, limit, value + 1)
-    assert found([GOOD]) == []
+    assert found([row]) == []
 
 
 def test_inputs_that_disagree_on_the_number_of_steps_are_named():
@@ -154,10 +157,14 @@ def test_missing_values_are_found():
 
 
 def test_labels_that_do_not_go_with_the_steps_or_have_holes():
-    target = pa.array([["a", "b"], ["a"], ["a", None, None], None, []], pa.list_(pa.string()))
-    num_labels = np.array([2, 1, 3, 0, 0])
-    faulty = list(label_faults(target, target.flatten(), num_labels, np.array([2, 3, 3, 2, 0])))
-    assert faulty == [
+    rows = [["a", "b"], ["a"], ["a", None, None], None, [], ["a", "b"], ["a"], [None]]
+    num_steps = np.array([2, 3, 3, 2, 0, 1, 0, 1])
+    target = pa.array(rows, pa.list_(pa.string()))
+    num_labels = np.array([len(row or []) for row in rows])
+    # An empty sequence, row 6, is a fault of its input.
+    assert list(label_faults(target, target.flatten(), num_labels, num_steps)) == [
         Fault(1, None, None, "1 labels for 3 steps"),
+        Fault(5, None, None, "2 labels for 1 steps"),
         Fault(2, 1, None, "missing label"),
+        Fault(7, 0, None, "missing label"),
     ]
