@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 from components.data.columns import is_list, list_lengths, plain
 from components.data.readers import Part
 
+# Holds every int64 and every uint64.
+DIGITS = pa.decimal128(20, 0)
+
 
 def table(
     batch: pa.RecordBatch, mask: np.ndarray, reasons: Mapping[int, str], first: int, part: Part
@@ -36,13 +39,32 @@ def table(
 
 def write(tables: Sequence[pa.Table], target: str) -> None:
     """One file of them all; a column that is null throughout a table takes its type from the others."""
-    together = pa.concat_tables(tables, promote_options="permissive")
+    together = pa.concat_tables(_with_room(tables), promote_options="permissive")
     pq.write_table(together, target, compression="zstd")
 
 
 def gather(files: Sequence[str], target: str) -> None:
     """One file of the parts' files, in their order."""
     write([pq.read_table(file) for file in files], target)
+
+
+def _with_room(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Whole numbers of mixed signs as decimals where int64 may be too small for them."""
+    kinds: dict[str, set[pa.DataType]] = {}
+    for each in tables:
+        for field in each.schema:
+            kinds.setdefault(field.name, set()).add(field.type)
+    mixed = {
+        name
+        for name, found in kinds.items()
+        if pa.uint64() in found and any(map(pa.types.is_signed_integer, found))
+    }
+    return [
+        each.cast(
+            pa.schema([field.with_type(DIGITS) if field.name in mixed else field for field in each.schema])
+        )
+        for each in tables
+    ]
 
 
 def _in_plain(column: pa.Array) -> pa.Array:

@@ -97,3 +97,15 @@ def test_files_that_agree_but_for_the_layout_are_gathered_in_their_order(make_pa
         together = pq.read_table(tmp_path / "all.parquet")
         assert together["source.x"].to_pylist() == [values[i] for i in order]
         assert together["file"].to_pylist() == ["ab"[i] + ".parquet" for i in order]
+
+
+def test_whole_numbers_of_mixed_signs_keep_every_digit(make_parts, tmp_path):
+    kinds = {pa.uint64(): 2**64 - 1, pa.int64(): -(2**63), pa.int8(): -1, pa.null(): None}
+    tables = [pa.table({"id": pa.array([value], kind)}) for kind, value in kinds.items()]
+    files = []
+    for part, table in zip(make_parts(*tables), tables, strict=True):
+        found = rejects.table(table.to_batches()[0], np.array([True]), {0: "bad"}, 0, part)
+        files.append(str(tmp_path / f"{part.number}.rejected"))
+        rejects.write([found], files[-1])
+    rejects.gather(files, str(tmp_path / "all.parquet"))
+    assert pq.read_table(tmp_path / "all.parquet")["source.id"].to_pylist() == list(kinds.values())
