@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from components.errors import DataError, TrackerError
 from conf.load import resolved
 from conf.schema import Settings
-from pipeline.backends.addresses import probe, redact, sqlite_path
+from pipeline.backends.addresses import probe, redact, scheme_of, sqlite_path
 from pipeline.backends.deliveries import Delivery, NotThere, Refused
 from pipeline.backends.proofs import Proof, start_proof
 from pipeline.backends.recorders import Recorder, status_of
@@ -47,6 +47,7 @@ ENVIRONMENT = {
 
 PATIENCE_SECONDS = 90.0
 SCHEMA_SECONDS = 120.0
+SCHEMA_LOCK = 0x7265637572726100  # "recurra": an advisory lock is a number that nobody else uses
 CLOSE_SECONDS = 30.0
 SPOOL = "tracking.jsonl"
 
@@ -137,15 +138,29 @@ class Store:
         # Fifteen by default: an hour for a database that refuses the password.
         utils.MAX_RETRY_COUNT = 2
         logging.getLogger("alembic").setLevel(logging.CRITICAL)
-        with self._errors_as_ours():
-            if self._database is None:
-                return self._connected()
+        with self._errors_as_ours(), self._alone():
+            return self._connected()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """MLflow makes the tables on first use, and two processes that do so at once break each other."""
+        if self._database is not None:
             try:
-                # MLflow makes the tables on first use, and two processes that do so at once break each other.
                 with FileLock(f"{self._database}.lock", timeout=SCHEMA_SECONDS):
-                    return self._connected()
+                    yield
             except Timeout as error:
                 raise TrackerError(f"Another process has held {self._database}.lock for too long.") from error
+        elif scheme_of(self.uri) == "postgresql":
+            import sqlalchemy
+
+            engine = sqlalchemy.create_engine(self.uri, poolclass=sqlalchemy.pool.NullPool)
+            with engine.connect() as connection:
+                connection.execute(sqlalchemy.text(f"SET lock_timeout = '{SCHEMA_SECONDS:.0f}s'"))
+                # Gone with the connection, and so with the process.
+                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({SCHEMA_LOCK})"))
+                yield
+        else:
+            yield
 
     def _connected(self) -> Any:
         import mlflow

@@ -344,8 +344,32 @@ def test_a_killed_run_that_nobody_takes_up_is_ended_by_the_next_one(tmp_path, ur
     assert status == {"run-1": "KILLED", "train": "KILLED", "run-2": "FINISHED"}
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, uri):
+    """A database that is not there yet, or empty."""
+    return uri if request.param == "sqlite" else request.getfixturevalue("make_postgres_database")()
+
+
 @pytest.mark.slow
-def test_four_processes_at_once_in_an_empty_folder_share_one_experiment(tmp_path, uri, root):
+def test_four_processes_that_open_an_empty_database_at_once_all_succeed_at_once(database, root, tmp_path):
+    code = (
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "from pipeline.backends.tracking import Store\n"
+        "print(Store(sys.argv[1]).experiment('words'))\n"
+    )
+    command = [sys.executable, "-c", code, database, str(root)]
+    started = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = [process.communicate(timeout=240) for process in started]
+    assert {out for out, _ in said} == {"1\n"}, said
+
+
+@pytest.mark.slow
+def test_four_processes_at_once_in_an_empty_folder_share_one_experiment(tmp_path, database, root):
+    uri = database
     runs = [RunFolder(tmp_path / "runs" / "words" / f"run-{i}") for i in range(4)]
     for run in runs:
         run.path.mkdir(parents=True)
