@@ -1,5 +1,6 @@
 """Stages without a cluster, and one run that went through the first three of them."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,3 +139,13 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Started:
     started.finish("train", started.train())
     started.finish("evaluate", started.evaluate())
     return started
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Puts back the signal handlers that a command takes over."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)

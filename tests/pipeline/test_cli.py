@@ -2,12 +2,10 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import pytest
 from pipeline import cli
 from tests.pipeline.conftest import line_settings, write_rows
 from tests.pipeline.test_run import as_if_run
+
+pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
     "check", "plan", "run", "prepare", "train", "evaluate", "register", "predict", "models", "report",
@@ -32,16 +32,6 @@ def place(folder: Path) -> Path:
     # YAML holds JSON.
     (folder / "lines.yaml").write_text(json.dumps(settings, indent=1), "utf8")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Puts back the signal handlers that a command takes over."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 def call(*arguments: str) -> int:

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -251,16 +249,6 @@ def test_nothing_to_do_gives_back_the_earlier_run_and_makes_none(tmp_path: Path,
     assert [(stage.name, stage.status) for stage in outcome.stages] == [(name, "reused") for name in STAGES]
     assert workspace.runs(tmp_path / "runs", settings.name) == [folder]
     assert not (tmp_path / "mlflow.db").exists()
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Puts back the signal handlers that a run takes over."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.mark.slow

@@ -25,15 +25,20 @@ def test_rejected_rows_are_as_they_were_with_reason_and_place(make_parts, tmp_pa
     ]  # fmt: skip
 
 
-def test_a_part_whose_column_is_null_throughout_goes_with_the_others(make_parts, tmp_path):
-    tables = [pa.table({"id": ["a"], "x": pa.nulls(1)}), pa.table({"id": ["b"], "x": [[1.0]]})]
+def rejected(make_parts, tables: list[pa.Table], folder) -> pa.Table:
+    """What is kept when every row of tables with one row each is rejected."""
     files = []
     for part, table in zip(make_parts(*tables), tables, strict=True):
         found = rejects.table(table.to_batches()[0], np.array([True]), {0: "bad"}, 0, part)
-        files.append(str(tmp_path / f"{part.number}.rejected"))
+        files.append(str(folder / f"{part.number}.rejected"))
         rejects.write([found], files[-1])
-    rejects.gather(files, str(tmp_path / "all.parquet"))
-    together = pq.read_table(tmp_path / "all.parquet")
+    rejects.gather(files, str(folder / "all.parquet"))
+    return pq.read_table(folder / "all.parquet")
+
+
+def test_a_part_whose_column_is_null_throughout_goes_with_the_others(make_parts, tmp_path):
+    tables = [pa.table({"id": ["a"], "x": pa.nulls(1)}), pa.table({"id": ["b"], "x": [[1.0]]})]
+    together = rejected(make_parts, tables, tmp_path)
     assert together["source.x"].to_pylist() == [None, [1.0]]
     assert together["file"].to_pylist() == ["a.parquet", "b.parquet"]
 
@@ -102,10 +107,4 @@ def test_files_that_agree_but_for_the_layout_are_gathered_in_their_order(make_pa
 def test_whole_numbers_of_mixed_signs_keep_every_digit(make_parts, tmp_path):
     kinds = {pa.uint64(): 2**64 - 1, pa.int64(): -(2**63), pa.int8(): -1, pa.null(): None}
     tables = [pa.table({"id": pa.array([value], kind)}) for kind, value in kinds.items()]
-    files = []
-    for part, table in zip(make_parts(*tables), tables, strict=True):
-        found = rejects.table(table.to_batches()[0], np.array([True]), {0: "bad"}, 0, part)
-        files.append(str(tmp_path / f"{part.number}.rejected"))
-        rejects.write([found], files[-1])
-    rejects.gather(files, str(tmp_path / "all.parquet"))
-    assert pq.read_table(tmp_path / "all.parquet")["source.id"].to_pylist() == list(kinds.values())
+    assert rejected(make_parts, tables, tmp_path)["source.id"].to_pylist() == list(kinds.values())
