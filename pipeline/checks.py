@@ -14,6 +14,7 @@ from typing import Any
 from components.errors import RecurraError, StorageError
 from conf.schema import Settings
 from pipeline.backends import cluster, tracking
+from pipeline.backends.workspace import nearest_existing
 from pipeline.run import Surroundings, resources
 from pipeline.stages.prepare import check_data
 
@@ -64,7 +65,7 @@ def _check_devices(settings: Settings, around: Surroundings) -> None:
 
 
 def _check_storage(storage: Path) -> None:
-    existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
+    existing = nearest_existing(storage)
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         raise StorageError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
 
@@ -86,7 +87,7 @@ def doctor(around: Surroundings) -> tuple[list[dict[str, Any]], bool]:
     facts["GPUs seen by the driver"] = "; ".join(local_gpus()) or "none"
     ray_facts, ray_well = _examine_ray(around)
     tracker, tracker_well = _examine_tracker(around.tracking_uri)
-    free = shutil.disk_usage(next(p for p in (around.storage, *around.storage.parents) if p.exists())).free
+    free = shutil.disk_usage(nearest_existing(around.storage)).free
     facts |= ray_facts | {"tracker": tracker, "disk": f"{free / 2**30:.1f} GiB free at {around.storage}"}
     healthy = ray_well and tracker_well and free >= LOW_DISK_BYTES
     return [{"what": what, "found": found} for what, found in facts.items()], healthy

@@ -260,11 +260,9 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
 def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
     """The earlier run with the same plan if nobody else is at it, or a new one; held until the stack ends."""
     for folder in workspace.runs(planned.storage, planned.name):
-        # One that was finished since the plan was made is another process's; it is not done over.
-        ours = folder.read()["plan"] == planned.keys and not all(
-            folder.is_done(stage.name, stage.key) for stage in planned.stages
-        )
-        if ours and stack.enter_context(folder.held()):
+        ours = folder.read()["plan"] == planned.keys and stack.enter_context(folder.held())
+        # Asked once it is held: another process may have finished it since the plan was made.
+        if ours and not all(folder.is_done(stage.name, stage.key) for stage in planned.stages):
             return folder
     libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
     versions = {"python": platform.python_version()}

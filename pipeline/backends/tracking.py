@@ -31,6 +31,7 @@ from pipeline.backends.deliveries import Delivery, NotThere, Refused
 from pipeline.backends.proofs import Proof, start_proof
 from pipeline.backends.recorders import Recorder, status_of
 from pipeline.backends.spool import Deliver, Sender, Spool, last_entry, sent_so_far
+from pipeline.backends.workspace import nearest_existing
 
 # Read by MLflow when it is imported, or at each request.
 ENVIRONMENT = {
@@ -391,7 +392,7 @@ def check(uri: str) -> None:
         return
     database = sqlite_path(uri)
     assert database is not None
-    existing = next(folder for folder in database.parents if folder.exists())
+    existing = nearest_existing(database.parent)
     if not os.access(existing, os.W_OK):
         raise TrackerError(f"{existing} cannot be written, so there can be no database in it.")
 

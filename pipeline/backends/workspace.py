@@ -193,6 +193,11 @@ def create(
     return folder
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the first above it that is there; what may not be looked at counts as absent."""
+    return next(each for each in (path, *path.parents) if os.path.exists(each))
+
+
 def take_over(stage: str, source: RunFolder, target: RunFolder) -> None:
     """Make a finished stage's outputs part of another run, by hard links where the file system has them."""
     for name in OUTPUTS[stage]:

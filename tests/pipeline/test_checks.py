@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +110,33 @@ def test_without_a_driver_one_gpu_is_too_much(
     assert "1 GPUs asked, 0 on this machine" in found.message
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_storage_that_cannot_be_written_is_found(tmp_path: Path, settings: Settings) -> None:
-    (tmp_path / "locked").mkdir(mode=0o500)
-    (found,) = check(settings, around(tmp_path, storage=tmp_path / "locked" / "runs"))
-    assert found.place == "storage"
+@pytest.mark.parametrize("mode", [0o500, 0o000])
+def test_a_storage_that_cannot_be_written_or_looked_into_is_found(
+    tmp_path: Path, root: Path, mode: int
+) -> None:
+    (tmp_path / "locked").mkdir(mode=mode)
+    # root may do everything, so it becomes nobody, who cannot read this test's folder either.
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from components.errors import StorageError\n"
+        "from pipeline.checks import _check_storage\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setuid(65534)\n"
+        "try:\n"
+        "    _check_storage(Path(sys.argv[1]))\n"
+        "except StorageError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "locked" / "runs")],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith("cannot be written.\n")
 
 
 @pytest.mark.slow
