@@ -41,7 +41,7 @@ class RecurraError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in the data and its place; rows, steps and features count from 0."""
+    """One fault in the data and its place; rows, steps and features count from 0, lines of a file from 1."""
 
     file: str = ""
     row: int | None = None
@@ -49,11 +49,13 @@ class Problem:
     step: int | None = None
     feature: int | None = None
     message: str = ""
+    line: int | None = None
 
     def __str__(self) -> str:
         places = [
             self.file,
-            "" if self.row is None else f"row {self.row}",
+            "" if self.line is None else f"line {self.line}",
+            "" if self.row is None or self.line is not None else f"row {self.row}",
             f"column {self.column}" if self.column else "",
             "" if self.step is None else f"step {self.step}",
             "" if self.feature is None else f"feature {self.feature}",
