@@ -37,6 +37,7 @@ def write(
     epoch: int,
     metrics: Mapping[str, float],
     id_column: str | None = None,
+    layout: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a bundle in place of whatever stood there, and give back its digest.
 
@@ -48,6 +49,7 @@ def write(
         epoch: which one these weights are from.
         metrics: of that epoch on the validation rows.
         id_column: the column whose values are handed through as `id`.
+        layout: how files of rows are read: their layout, and the columns that make a step.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -65,6 +67,7 @@ def write(
             "labels": list(encoding.labels),
             "num_features": encoding.num_features,
             "id": id_column,
+            "layout": dict(layout or {}),
             "epoch": epoch,
             "metrics": dict(metrics),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def make_bundle() -> Callable[..., Path]:
-    """Writes a small bundle with random weights and biases: a real network, never trained."""
+    """Writes a small bundle with random weights and biases: a real network, never trained.
+
+    An `encoding` stands in place of task, labels and columns.
+    """
 
     def write(
         folder: Path,
@@ -64,6 +68,7 @@ def make_bundle() -> Callable[..., Path]:
         task: str = "labelling",
         labels: Sequence[str] = ("a", "b", "c"),
         columns: Sequence[tuple[str, int]] = (("frames", 2),),
+        encoding: Any = None,
         seed: int = 0,
         id_column: str | None = "id",
     ) -> Path:
@@ -71,18 +76,19 @@ def make_bundle() -> Callable[..., Path]:
 
         from components import bundles
         from components.networks import models
-        from components.served.encoding import Encoding, NumericEncoding
+        from components.served.encoding import Encoding
+        from components.served.numbers import NumericEncoding
         from conf.schema import ModelSettings
 
         inputs = [
             NumericEncoding(column, features, "standard", (0.5,) * features, (2.0,) * features)
             for column, features in columns
         ]
-        encoding = Encoding(task, tuple(inputs), tuple(labels))
+        encoding = encoding or Encoding(task, tuple(inputs), tuple(labels))
         network = models.build(
             ModelSettings(cell="gru", units=4, bidirectional=True),
-            task=task,
-            num_features=encoding.num_features,
+            task=encoding.task,
+            slots=encoding.slots,
             num_classes=encoding.num_classes,
             seed=seed,
         )

@@ -1,17 +1,17 @@
 """Prepared sequences opened for training: flat arrays, cut into padded batches that carry their lengths.
 
-    steps   x  [ s0 s0 s0 | s1 | s2 s2 ]      (S, F) float32, already encoded
+    steps   x  [ s0 s0 s0 | s1 | s2 s2 ]      (S, W) float32, already encoded
     offsets    [ 0          3    4       6 ]  (n + 1,)
-    batch   x  (B, T, F) zero-filled on the right, lengths (B,), targets, weights (B,)
+    batch   x  (B, T, W) zero-filled on the right, lengths (B,), targets, weights (B,)
 
-Letters: S all steps, n sequences, B batch, T padded time, F features.
+Letters: S all steps, n sequences, B batch, T padded time, W numbers of a step, said by `slots`.
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.served.encoding import Encoding
+from components.served.encoding import Encoding, Slot
+from components.served.numbers import NumericEncoding
+from components.served.windows import windows
 
 MAX_RESIDENT_BYTES = 1 << 30
 
@@ -32,7 +34,7 @@ class Batch:
     """Sequences padded to one length. Filler rows have length 1, target 0 and weight 0."""
 
     rows: np.ndarray  # (B,) place in the set, -1 for filler
-    x: np.ndarray  # (B, T, F) float32
+    x: np.ndarray  # (B, T, W) float32
     lengths: np.ndarray  # (B,) int32, at least 1
     targets: np.ndarray  # (B, T) or (B,) int32
     weights: np.ndarray  # (B,) float32: what a row's summed loss is multiplied with
@@ -47,12 +49,13 @@ class Batch:
 class SequenceSet:
     """All sequences of one split."""
 
-    x: np.ndarray  # (S, F) float32
+    x: np.ndarray  # (S, W) float32
     offsets: np.ndarray  # (n + 1,) int64
     y: np.ndarray  # (S,) for labelling, (n,) for classification, int32
     row: np.ndarray  # (n,) int64, place in the source
     ids: pa.StringArray
     per_step: bool
+    slots: tuple[Slot, ...]  # what the numbers of a step are
 
     @classmethod
     def open(cls, folder: Path, encoding: Encoding) -> "SequenceSet":
@@ -77,18 +80,15 @@ class SequenceSet:
                 lengths[at : at + size] = table["length"].to_numpy()
                 row[at : at + size] = table["row"].to_numpy()
                 ids.append(table["id"].cast(pa.string()))
-                columns = {
-                    part.column: _values(table[f"x{i}"]).reshape(steps, part.features)
-                    for i, part in enumerate(encoding.inputs)
-                }
-                x[step : step + steps] = encoding.encode(columns)
+                x[step : step + steps] = encoding.encode(_columns(table, encoding), lengths[at : at + size])
                 if per_step:
                     y[step : step + steps] = _values(table["y"])
                 else:
                     y[at : at + size] = table["y"].to_numpy()
                 at, step = at + size, step + steps
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return cls(x, offsets, y, row, pa.concat_arrays(ids) if ids else pa.array([], pa.string()), per_step)
+        names = pa.concat_arrays(ids) if ids else pa.array([], pa.string())
+        return cls(x, offsets, y, row, names, per_step, encoding.slots)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -97,6 +97,22 @@ class SequenceSet:
     def lengths(self) -> np.ndarray:
         """Steps of each sequence, (n,) int64."""
         return np.diff(self.offsets)
+
+    def cut(self, max_length: int | None) -> "SequenceSet":
+        """Sequences of at most `max_length` steps: longer ones become several of nearly equal length.
+
+        The parts of a sequence keep its row and id, and a classifier's its label. None gives the set itself.
+        """
+        if max_length is None:
+            return self
+        parts = windows(self.lengths, max_length)
+        return replace(
+            self,
+            offsets=np.concatenate([[0], parts.kept_stops]),
+            y=self.y if self.per_step else self.y[parts.owners],
+            row=self.row[parts.owners],
+            ids=self.ids.take(pa.array(parts.owners)),
+        )
 
     def targets(self, index: int) -> np.ndarray:
         """Class indices of one sequence: (T,) or (1,)."""
@@ -169,8 +185,24 @@ def ahead(build: Callable[[np.ndarray], T], plan: Sequence[np.ndarray]) -> Itera
             yield future.result()
 
 
+def _columns(table: Mapping[str, pa.Array], encoding: Encoding) -> dict[str, np.ndarray]:
+    """What the encoding asks for: of inputs the values of all steps, of context one for each row."""
+    columns = {}
+    for i, part in enumerate(encoding.inputs):
+        values = _values(table[f"x{i}"])
+        columns[part.column] = (
+            values.reshape(-1, part.features) if isinstance(part, NumericEncoding) else values
+        )
+    for i, part in enumerate(encoding.context):
+        columns[part.column] = table[f"c{i}"].to_numpy(zero_copy_only=False)
+    return columns
+
+
 def _values(column: pa.ListArray) -> np.ndarray:
-    return column.flatten().to_numpy(zero_copy_only=False)
+    flat = column.flatten()
+    if flat.null_count and pa.types.is_boolean(flat.type):
+        flat = flat.cast(pa.int8())  # as numbers, so that missing ones become NaN
+    return flat.to_numpy(zero_copy_only=False)
 
 
 def _allocate(shape: tuple[int, int]) -> np.ndarray:

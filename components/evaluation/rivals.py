@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 from components import bundles
 from components.data.batches import SequenceSet
 from components.evaluation import answers
-from components.served.encoding import Encoding
+from components.served.encoding import Encoding, InputEncoding
+from components.served.numbers import NumericEncoding
+from components.served.symbols import TokenEncoding
 
 NUM_SHOWN = 5
 
@@ -38,7 +40,15 @@ def answer(*, bundle: Path, data: Path, out: Path) -> None:
 
 
 def _inputs(encoding: Encoding) -> str:
-    return ", ".join(f"{part.column} with {part.features} features" for part in encoding.inputs)
+    inputs = [_input(part) for part in encoding.inputs]
+    return ", ".join([*inputs, *(f"{_input(part)} of the sequence" for part in encoding.context)])
+
+
+def _input(part: InputEncoding) -> str:
+    if not isinstance(part, NumericEncoding):
+        return f"{part.column} as {'tokens' if isinstance(part, TokenEncoding) else 'categories'}"
+    missing = "" if part.fill is None else ", some missing"
+    return f"{part.column} with {part.features} features{missing}"
 
 
 def _shown(labels: set[str]) -> str:

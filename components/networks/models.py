@@ -1,12 +1,14 @@
 """The models: stacked recurrent layers under a softmax per sequence or per step.
 
-    x (B, T, F) ─ dropout ─ [layer ─ dropout] x layers ─┬─ readout ─ dense ─ logits (B, C)     classifier
-                                                         └─ dense at every step ─ (B, T, C)    labeller
+    x (B, T, W) ─ front (B, T, F) ─ dropout ─ [layer ─ dropout] x layers
+                   ┌────────────────────────────────────────────────────┘
+                   ├─ readout ─ dense ─ logits (B, C)                       classifier
+                   └─ dense at every step ─ logits (B, T, C)                labeller
 
-Letters: B batch, T padded time, F features, C classes.
+Letters: B batch, T padded time, W numbers of a step, F features, C classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +16,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components.networks.embeddings import Front
 from components.networks.layers import READOUTS, Direction, Noise, Tensor, dropout
+from components.served.encoding import Slot
 from conf.schema import ModelSettings
 
 SEEDS_PER_LAYER = 10
 
 
 class Recurrent:
-    """Stacked recurrent layers, every layer and direction with a fresh cell.
+    """Stacked recurrent layers over a front, every layer and direction with a fresh cell.
 
     Built in full by the constructor: variables exist, and are in a fixed order, before the first call.
     """
 
     def __init__(
-        self, settings: ModelSettings, *, num_features: int, num_classes: int, seed: int, unroll: bool
+        self, settings: ModelSettings, *, slots: Sequence[Slot], num_classes: int, seed: int, unroll: bool
     ) -> None:
         self.rates = settings.dropout
+        self.front = Front(slots, seed=seed)
         self.layers: list[list[Direction]] = []
         directions = (False, True) if settings.bidirectional else (False,)
-        width = num_features
+        width = self.front.width
         for depth in range(settings.layers):
             self.layers.append(
                 [
@@ -51,12 +56,12 @@ class Recurrent:
             width = settings.units * len(directions)
         self.head = keras.layers.Dense(num_classes, kernel_initializer=keras.initializers.GlorotUniform(seed))
         self.head.build((None, width))
-        self.num_features, self.num_classes = num_features, num_classes
+        self.num_features, self.num_classes = sum(slot.width for slot in slots), num_classes
 
     def outputs(self, x: Tensor, lengths: Tensor, noise: Noise | None) -> list[Tensor]:
         """Top layer's steps, one (B, T, U) tensor per direction."""
         place = 0
-        x = dropout(x, self.rates.input, noise and noise.at(place))
+        x = dropout(self.front(x, noise), self.rates.input, noise and noise.at(place))
         steps = [x]
         for layer in self.layers:
             x = tf.concat(steps, axis=-1) if len(steps) > 1 else steps[0]
@@ -69,11 +74,12 @@ class Recurrent:
 
     @property
     def parts(self) -> list[keras.Layer]:
-        return [direction.rnn for layer in self.layers for direction in layer] + [self.head]
+        recurrent = [direction.rnn for layer in self.layers for direction in layer]
+        return [*self.front.parts, *recurrent, self.head]
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Trainable variables, in the order of the layers."""
+        """Trainable variables: of the front, of the layers in their order, of the head."""
         return [variable for part in self.parts for variable in part.trainable_variables]
 
     @property
@@ -123,19 +129,17 @@ def build(
     settings: ModelSettings,
     *,
     task: str,
-    num_features: int,
+    slots: Sequence[Slot],
     num_classes: int,
     seed: int,
     unroll: bool = False,
 ) -> Classifier | Labeller:
-    """The network of these settings with freshly initialised weights.
+    """The network of these settings with freshly initialised weights; `slots` say what stands in x.
 
     `unroll` lays the steps out statically, which needs batches of a known length; the weights are the same
     either way.
     """
-    return MODELS[task](
-        settings, num_features=num_features, num_classes=num_classes, seed=seed, unroll=unroll
-    )
+    return MODELS[task](settings, slots=slots, num_classes=num_classes, seed=seed, unroll=unroll)
 
 
 def export(network: Classifier | Labeller, folder: Path) -> None:

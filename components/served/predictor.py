@@ -3,10 +3,10 @@
     bundle/
       bundle.json      what it is, and the SHA-256 of every other file
       encoding.json    raw rows to numbers, classes to labels
-      model/           SavedModel: (x (B, T, F), length (B,)) to log probabilities
+      model/           SavedModel: (x (B, T, W), length (B,)) to log probabilities
       code/            a copy of this package, so that the bundle needs nothing else
 
-Letters: n rows, S all steps, B batch, T padded time, F features, C classes.
+Letters: n rows, S all steps, m windows, B batch, T padded time, W numbers of a step, C classes.
 """
 
 import json
@@ -17,8 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from .encoding import Encoding, flatten_rows
+from .encoding import Encoding, InputEncoding
+from .numbers import NumericEncoding, flatten_rows, row_numbers
 from .seals import verify
+from .symbols import TokenEncoding, as_text, flatten_texts
+from .windows import Windows, windows
 
 MAX_BATCH_STEPS = 1 << 14
 MAX_BATCH_ROWS = 1 << 11
@@ -57,14 +60,16 @@ class Predictor:
         """One answer per raw row, in the order given, as columns of plain Python values.
 
         Args:
-            rows: columns by name, a data frame, or a list of records; each with every input's column.
+            rows: columns by name, a data frame, or a list of records; each with every column of the inputs
+                and of the context.
             n_best: also the n most probable labels, best first, with their probabilities.
             distribution: also the probability of every label, in the order of `encoding.labels`.
 
         Raises:
             ValueError: naming the column, row, step and feature that do not fit.
         """
-        columns = _columns(rows, [part.column for part in self.encoding.inputs], self.id_column)
+        parts = (*self.encoding.inputs, *self.encoding.context)
+        columns = _columns(rows, [part.column for part in parts], self.id_column)
         x, lengths = self._encode(columns)
         answers = self.decode(
             self.predict_encoded(x, lengths), lengths, n_best=n_best, distribution=distribution
@@ -76,28 +81,30 @@ class Predictor:
     def predict_encoded(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Log probabilities of encoded sequences laid end to end: (S, C) for labelling, else (n, C), float32.
 
+        Sequences longer than `encoding.max_length` are read in windows. Each step's answer is that of the
+        window that keeps it; a classifier's is the mean of its windows' probabilities, weighted by the steps
+        they keep.
+
         Args:
-            x: (S, F) float32.
+            x: (S, W) float32.
             lengths: steps of each sequence, (n,), at least 1.
         """
         lengths = np.asarray(lengths, np.int64)
         if len(lengths) and lengths.min() < 1:
             raise ValueError(f"row {int(lengths.argmin())}: empty sequence, expected at least 1 step")
-        size = int(lengths.sum()) if self.per_step else len(lengths)
+        cut = windows(lengths, self.encoding.max_length, self.encoding.overlap)
+        size = int(lengths.sum()) if self.per_step else len(cut.owners)
         result = np.empty((size, self.encoding.num_classes), np.float32)
-        stops = np.cumsum(lengths)
-        starts = stops - lengths
-        for rows in batches(lengths):
-            padded = np.zeros((len(rows), int(lengths[rows].max()), self.encoding.num_features), np.float32)
-            for place, row in enumerate(rows):
-                padded[place, : lengths[row]] = x[starts[row] : stops[row]]
-            output = self._run(padded, lengths[rows].astype(np.int32))
+        for some in batches(cut.lengths):
+            output = self._run(x, cut.starts[some], cut.lengths[some])
             if not self.per_step:
-                result[rows] = output
+                result[some] = output
                 continue
-            for place, row in enumerate(rows):
-                result[starts[row] : stops[row]] = output[place, : lengths[row]]
-        return result
+            for place, at in enumerate(some):
+                kept = slice(cut.kept_starts[at], cut.kept_stops[at])
+                read = slice(kept.start - cut.starts[at], kept.stop - cut.starts[at])
+                result[kept] = output[place, read]
+        return result if self.per_step or len(cut.owners) == len(lengths) else _mean(result, cut)
 
     def decode(
         self,
@@ -128,28 +135,31 @@ class Predictor:
         return {name: [part.tolist() for part in np.split(values, cuts)] for name, values in flat.items()}
 
     def _encode(self, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-        """All inputs as (S, F) float32, and the lengths (n,)."""
-        values: dict[str, np.ndarray] = {}
+        """Inputs and context as (S, W) float32, and the lengths (n,)."""
+        values: dict[str, Any] = {}
         lengths: dict[str, np.ndarray] = {}
         for part in self.encoding.inputs:
-            values[part.column], lengths[part.column] = flatten_rows(
-                columns[part.column], column=part.column, features=part.features
-            )
+            values[part.column], lengths[part.column] = _steps(part, columns[part.column])
         first, *others = lengths
         for other in others:
-            if len(lengths[first]) != len(lengths[other]):
-                raise ValueError(
-                    f"{other!r} has {len(lengths[other])} rows, {first!r} has {len(lengths[first])}"
-                )
+            _check_rows(other, len(lengths[other]), first, len(lengths[first]))
             for row in np.flatnonzero(lengths[first] != lengths[other])[:1]:
                 raise ValueError(
                     f"row {row}: {other!r} has {lengths[other][row]} steps,"
                     f" {first!r} has {lengths[first][row]}"
                 )
-        return self.encoding.encode(values), lengths[first]
+        for part in self.encoding.context:
+            _check_rows(part.column, len(columns[part.column]), first, len(lengths[first]))
+            values[part.column] = _once(part, columns[part.column])
+        return self.encoding.encode(values, lengths[first]), lengths[first]
 
-    def _run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return self._serve(x=self._tensor(x), length=self._tensor(lengths))["log_probabilities"].numpy()
+    def _run(self, x: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The model's output for one batch of stretches of x."""
+        padded = np.zeros((len(lengths), int(lengths.max()), x.shape[1]), np.float32)
+        for place, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            padded[place, :length] = x[start : start + length]
+        tensors = {"x": self._tensor(padded), "length": self._tensor(lengths.astype(np.int32))}
+        return self._serve(**tensors)["log_probabilities"].numpy()
 
 
 def batches(
@@ -167,16 +177,43 @@ def batches(
     return found
 
 
-def _columns(rows: Any, inputs: Sequence[str], id_column: str | None) -> Columns:
-    """The inputs' columns, and the id's where there is one, from columns, a data frame or records."""
-    wanted = [*inputs, *([id_column] if id_column is not None else [])]
+def _mean(log_probabilities: np.ndarray, cut: Windows) -> np.ndarray:
+    """Of windows (m, C) one answer for each sequence, (n, C) float32."""
+    first = np.flatnonzero(np.diff(cut.owners, prepend=-1))
+    share = cut.kept / np.add.reduceat(cut.kept, first)[cut.owners]
+    weighted = log_probabilities.astype(np.float64) + np.log(share)[:, np.newaxis]
+    return np.logaddexp.reduceat(weighted, first, axis=0).astype(np.float32)
+
+
+def _steps(part: InputEncoding, rows: Sequence[Any]) -> tuple[Any, np.ndarray]:
+    """One input's values of all steps, and the lengths (n,)."""
+    if isinstance(part, NumericEncoding):
+        return flatten_rows(rows, column=part.column, features=part.features, missing=part.fill is not None)
+    return flatten_texts(rows, column=part.column, split=isinstance(part, TokenEncoding))
+
+
+def _once(part: InputEncoding, values: Sequence[Any]) -> Any:
+    """One context's value of each row."""
+    if isinstance(part, NumericEncoding):
+        return row_numbers(values, column=part.column, missing=part.fill is not None)
+    return [as_text(value, f"{part.column!r}, row {row}") for row, value in enumerate(values)]
+
+
+def _check_rows(column: str, num_rows: int, other: str, expected: int) -> None:
+    if num_rows != expected:
+        raise ValueError(f"{column!r} has {num_rows} rows, {other!r} has {expected}")
+
+
+def _columns(rows: Any, read: Sequence[str], id_column: str | None) -> Columns:
+    """The columns read, and the id's where there is one, from columns, a data frame or records."""
+    wanted = [*read, *([id_column] if id_column is not None else [])]
     if isinstance(rows, Mapping) or hasattr(rows, "columns"):
         columns = {name: list(rows[name]) for name in wanted if name in rows}
         received = list(rows)
     else:
-        received = list(dict.fromkeys(name for row in rows for name in _record(row))) or list(inputs)
+        received = list(dict.fromkeys(name for row in rows for name in _record(row))) or list(read)
         columns = {name: [row.get(name) for row in rows] for name in wanted if name in received}
-    if lacking := [name for name in inputs if name not in columns]:
+    if lacking := [name for name in read if name not in columns]:
         raise ValueError(f"missing columns {lacking}; received {received}")
     return columns
 

@@ -99,7 +99,7 @@ class _Run:
             self.network = models.build(
                 model,
                 task=task,
-                num_features=train.x.shape[1],
+                slots=train.slots,
                 num_classes=num_classes,
                 seed=training.seed,
                 unroll=model.unroll,

@@ -94,7 +94,8 @@ class Steps:
                 logits = self.network(x[mine], lengths[mine], Noise(noise_seed, first))
                 losses = sequence_losses(logits, targets[mine], lengths[mine])
                 loss = tf.reduce_sum(weights[mine] * losses)
-            gradients = tape.gradient(loss, variables)
+            # A lookup's gradient names only the rows it read; sums and norms are those of whole tables.
+            gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
             if self.num_replicas > 1:
                 gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             if self.clip_norm is not None:

@@ -6,7 +6,8 @@ import pytest
 
 from components import bundles
 from components.errors import ModelError
-from components.served.encoding import Encoding, NumericEncoding
+from components.served.encoding import Encoding
+from components.served.numbers import NumericEncoding
 
 STRANGER = """
 import importlib.util, json, sys
@@ -43,7 +44,10 @@ def test_a_bundle_says_what_it_is(tmp_path):
     assert (about["name"], about["task"], about["epoch"], about["id"]) == ("m", "classification", 2, "key")
     assert about["num_features"] == 1
     assert {"python", "tensorflow", "keras", "numpy"} == about["versions"].keys()
-    assert {"model/saved_model.pb", "encoding.json", "code/predictor.py"} <= about["files"].keys()
+    code = ("predictor", "encoding", "symbols", "numbers", "windows", "seals")
+    assert {"model/saved_model.pb", "encoding.json", *(f"code/{name}.py" for name in code)} <= set(
+        about["files"]
+    )
 
 
 def test_a_bundle_is_replaced_whole(tmp_path):

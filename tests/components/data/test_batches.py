@@ -1,6 +1,7 @@
 """Batches: every row once, lengths explicit, weights that sum to one, order from the seed alone."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from components.data import batches as module
 from components.data.batches import SequenceSet, ahead, static_lengths, training_plan
-from components.served.encoding import Encoding, NumericEncoding
+from components.served.encoding import Encoding, Slot
+from components.served.numbers import NumericEncoding
+from components.served.symbols import CategoryEncoding, TokenEncoding
 
 LENGTHS = np.array([3, 1, 5, 2, 4, 4, 1, 3, 2, 5, 3])
 
@@ -21,7 +24,8 @@ def make(per_step: bool = True) -> SequenceSet:
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
     x = np.arange(offsets[-1] * 2, dtype=np.float32).reshape(-1, 2)
     y = np.arange(offsets[-1] if per_step else len(LENGTHS), dtype=np.int32)
-    return SequenceSet(x, offsets, y, np.arange(len(LENGTHS)), pa.array(["a"] * len(LENGTHS)), per_step)
+    ids = pa.array([f"s{i}" for i in range(len(LENGTHS))])
+    return SequenceSet(x, offsets, y, np.arange(len(LENGTHS)), ids, per_step, (Slot("numbers", 2),))
 
 
 def test_a_batch_holds_its_rows_padded_on_the_right() -> None:
@@ -144,3 +148,77 @@ def test_a_prepared_split_opens_encoded_from_all_its_shards(
     assert [found.targets(row).tolist() for row in range(3)] == (
         labels if task == "labelling" else [[0], [1], [2]]
     )
+    assert found.slots == encoding.slots
+
+
+def test_inputs_and_context_of_every_kind_open(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "row": pa.array([0, 1], pa.int64()),
+            "id": pa.nulls(2, pa.string()),
+            "length": pa.array([2, 1], pa.int32()),
+            "x0": [["der", "Hund"], ["?"]],
+            "x1": pa.array([[1.0, None, math.nan, 4.0], [5.0, 6.0]], pa.list_(pa.float32())),
+            "x2": pa.array([[3, None], [4]], pa.list_(pa.int64())),
+            "x3": pa.array([[True, None], [False]], pa.list_(pa.bool_())),
+            "c0": pa.array([math.nan, 7.0], pa.float64()),
+            "c1": pa.array([None, 7.0], pa.float64()),
+            "c2": ["w", "new"],
+            "y": pa.array([1, 0], pa.int32()),
+        }
+    )
+    (tmp_path / "train").mkdir()
+    pq.write_table(table, tmp_path / "train" / "part-0.parquet")
+    manifest = {"splits": {"train": {"rows": 2, "steps": 3, "shards": [{"file": "train/part-0.parquet"}]}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf8")
+    one: dict[str, Any] = {"features": 1, "scale": "none", "center": (0.0,), "spread": (1.0,), "fill": (9.0,)}
+    encoding = Encoding(
+        "classification",
+        (
+            TokenEncoding("word", ("der", "Hund"), 4),
+            NumericEncoding("v", 2, "none", (0.0, 0.0), (1.0, 1.0), fill=(8.0, 9.0)),
+            NumericEncoding("n", **one, indicator=True),
+            NumericEncoding("b", **one),
+        ),
+        ("no", "yes"),
+        context=(
+            NumericEncoding("a", **one),
+            NumericEncoding("z", **one),
+            CategoryEncoding("sex", ("w",), 2),
+        ),
+    )
+    found = SequenceSet.open(tmp_path / "train", encoding)
+    assert found.x.tolist() == [
+        [1, 1, 9, 3, 0, 1, 9, 9, 1],
+        [2, 8, 4, 9, 1, 9, 9, 9, 1],
+        [0, 5, 6, 4, 0, 0, 7, 7, 0],
+    ]
+    assert found.slots == encoding.slots
+
+
+def test_a_set_is_cut_into_parts_of_nearly_equal_length() -> None:
+    whole = make()
+    cut = whole.cut(3)
+    longest = int(LENGTHS.argmax())
+    parts = np.flatnonzero(cut.row == longest)
+    assert cut.lengths.max() <= 3
+    assert len(parts) == -(-LENGTHS.max() // 3)
+    assert np.ptp(cut.lengths[parts]) <= 1
+    assert cut.ids.take(pa.array(parts)).to_pylist() == [f"s{longest}"] * len(parts)
+    joined = np.concatenate([cut.targets(part) for part in parts])
+    np.testing.assert_array_equal(joined, whole.targets(longest))
+    assert cut.x is whole.x
+    assert cut.slots == whole.slots
+    assert cut.batch(parts).x.shape == (len(parts), cut.lengths[parts].max(), 2)
+
+
+def test_each_part_of_a_classifiers_sequence_has_its_label() -> None:
+    cut = make(per_step=False).cut(2)
+    np.testing.assert_array_equal(cut.y, cut.row)
+    assert len(cut) == len(cut.ids) == int((-(-LENGTHS // 2)).sum())
+
+
+def test_a_set_that_needs_no_cut_stays_as_it_is() -> None:
+    whole = make()
+    assert whole.cut(None) is whole
+    np.testing.assert_array_equal(whole.cut(100).offsets, whole.offsets)

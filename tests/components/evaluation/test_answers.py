@@ -1,6 +1,7 @@
 """What a real network says of prepared rows, as a table and as arrays."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,10 @@ from components import bundles
 from components.data.batches import SequenceSet
 from components.evaluation import answers
 from components.evaluation.answers import gather, label_sequences, predict, predict_parts, read
+from components.served.encoding import Slot
 
 LABELS = ("a", "b", "c")
+SLOTS = (Slot("numbers", 2),)
 
 
 def sequences(n: int = 17, *, per_step: bool = True, seed: int = 0) -> SequenceSet:
@@ -27,6 +30,7 @@ def sequences(n: int = 17, *, per_step: bool = True, seed: int = 0) -> SequenceS
         row=np.arange(n)[::-1].copy(),
         ids=pa.array([f"r{n - 1 - i}" for i in range(n)]),
         per_step=per_step,
+        slots=SLOTS,
     )
 
 
@@ -88,7 +92,7 @@ def test_a_model_that_numbers_its_labels_differently_is_asked_by_name(labeller):
     split = sequences()
     theirs = ("c", "a", "b")
     renamed = np.array([theirs.index(label) for label in LABELS], np.int32)
-    other = SequenceSet(split.x, split.offsets, renamed[split.y], split.row, split.ids, split.per_step)
+    other = replace(split, y=renamed[split.y])
     straight = predict(labeller, split, labels=LABELS, split="test")
     crossed = predict(labeller, other, labels=theirs, split="test")
     assert crossed.equals(straight)
@@ -107,6 +111,7 @@ def test_label_sequences_that_stand_in_training_are_marked(labeller, tmp_path):
         row=np.arange(4),
         ids=pa.nulls(4, pa.string()),
         per_step=True,
+        slots=SLOTS,
     )
     table = predict(labeller, split, labels=LABELS, split="test", seen=known)
     assert table["seen"].to_pylist() == [True, False, True, True]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -7,6 +8,9 @@ import pytest
 
 from components import bundles
 from components.evaluation import rivals
+from components.served.encoding import Encoding
+from components.served.numbers import NumericEncoding
+from components.served.symbols import CategoryEncoding, TokenEncoding
 
 
 @pytest.fixture
@@ -34,6 +38,23 @@ def test_models_of_the_same_labels_in_any_order_are_comparable(make_bundle, tmp_
 )
 def test_other_models_are_not_and_the_difference_is_told(make_bundle, tmp_path, ours, changes, reason):
     assert reason in rivals.incomparable(make_bundle(tmp_path / "theirs", **changes), ours)
+
+
+def test_inputs_of_every_kind_are_told_apart(make_bundle, tmp_path):
+    one = Encoding(
+        "labelling",
+        (TokenEncoding("word", ("a",), 2), NumericEncoding("x", 1, "none", (0.0,), (1.0,))),
+        ("a", "b"),
+        context=(CategoryEncoding("speaker", ("1",), 2),),
+    )
+    same = replace(one, inputs=(TokenEncoding("word", ("other", "words"), 5), one.inputs[1]))
+    other = replace(one, inputs=(CategoryEncoding("word", ("a",), 2), replace(one.inputs[1], fill=(0.0,))))
+    folders = [make_bundle(tmp_path / str(i), encoding=each) for i, each in enumerate((one, same, other))]
+    assert rivals.incomparable(folders[1], folders[0]) is None
+    assert rivals.incomparable(folders[2], folders[0]) == (
+        "its inputs are word as categories, x with 1 features, some missing, speaker as categories of the"
+        " sequence, this model's are word as tokens, x with 1 features, speaker as categories of the sequence"
+    )
 
 
 def test_a_rival_answers_raw_rows_in_its_own_encoding_with_its_own_order_of_labels(

@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 from components.networks import models
+from components.served.encoding import Slot
 from conf.schema import ModelSettings
 
-SIZES: dict[str, Any] = {"num_features": 3, "num_classes": 4, "seed": 0}
+SIZES: dict[str, Any] = {"slots": (Slot("numbers", 3),), "num_classes": 4, "seed": 0}
 
 
 def randomised(settings: ModelSettings, task: str) -> Any:
@@ -39,7 +40,7 @@ def test_layers_and_directions_have_cells_of_their_own() -> None:
 
 def test_the_same_seed_gives_the_same_first_weights() -> None:
     one, same, other = (
-        models.build(ModelSettings(units=4), task="labelling", num_features=3, num_classes=4, seed=seed)
+        models.build(ModelSettings(units=4), task="labelling", **{**SIZES, "seed": seed})
         for seed in (0, 0, 1)
     )
     for a, b in zip(one.weights(), same.weights(), strict=True):

@@ -5,33 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.served.encoding import Encoding, NumericEncoding, flatten_rows
+from components.served.encoding import Encoding, Slot
+from components.served.numbers import NumericEncoding
+from components.served.symbols import CategoryEncoding, TokenEncoding
 
 
 def numeric(column="x", features=2, scale="none", center=(0.0, 0.0), spread=(1.0, 1.0)):
     return NumericEncoding(column=column, features=features, scale=scale, center=center, spread=spread)
-
-
-def test_values_are_centred_and_divided_in_float64_and_returned_as_float32():
-    part = numeric(scale="standard", center=(16777217.0, 1.0), spread=(2.0, 4.0))
-    scaled = part.apply(np.array([[16777219, 9], [16777217, 1]], np.int64))
-    assert scaled.dtype == np.float32
-    assert scaled.tolist() == [[1.0, 2.0], [0.0, 0.0]]
-
-
-def test_unscaled_values_are_kept_including_all_zero_steps():
-    assert numeric().apply(np.array([[0, 0], [1, 255]], np.uint8)).tolist() == [[0, 0], [1, 255]]
-
-
-def test_another_number_of_features_is_refused():
-    with pytest.raises(ValueError, match=r"input 'x': received an array of shape \(1, 3\), expected"):
-        numeric().apply(np.zeros((1, 3)))
-
-
-def test_overflow_after_scaling_is_named_instead_of_becoming_infinite():
-    part = numeric(scale="standard", spread=(1.0, 1e-30))
-    with pytest.raises(ValueError, match=r"feature 1: 1000000000000\.0 is too large"):
-        part.apply(np.array([[1.0, 1e12]]))
 
 
 def test_inputs_stand_side_by_side_in_the_order_of_the_settings():
@@ -60,74 +40,57 @@ def test_an_encoding_survives_json_to_the_last_bit(numbers):
     assert Encoding.from_json(json.loads(json.dumps(encoding.to_json()))) == encoding
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [[[1, 2], [3, 4]], [[5, 6]]],
-        [((1, 2), (3, 4)), ((5, 6),)],
-        [np.array([[1, 2], [3, 4]], np.uint8), np.array([[5, 6]], np.uint8)],
-        [[[1, 2], (3, 4)], [np.array([5, 6])]],
-    ],
-    ids=["lists", "tuples", "arrays", "mixed"],
+EVERY_KIND = Encoding(
+    task="labelling",
+    inputs=(
+        NumericEncoding("x", 1, "robust", (0.5,), (2.0,), fill=(0.25,), indicator=True),
+        TokenEncoding("word", ("der", "é"), 4, lowercase=True, characters=("d", "e"), max_characters=3),
+        CategoryEncoding("pos", ("N",), 2),
+    ),
+    labels=("a", "b"),
+    context=(NumericEncoding("age", 1, "none", (0.0,), (1.0,)), CategoryEncoding("speaker", ("1", "2"), 3)),
+    max_length=50,
+    overlap=10,
 )
-def test_ragged_rows_of_any_container_lie_end_to_end(rows):
-    values, lengths = flatten_rows(rows, column="x", features=2)
-    assert values.tolist() == [[1, 2], [3, 4], [5, 6]]
-    assert lengths.tolist() == [2, 1]
 
 
-def test_rows_as_pandas_reads_them_from_parquet_lie_end_to_end():
-    row = np.empty(2, object)
-    row[:] = [np.array([1, 2], np.uint8), np.array([3, 4], np.uint8)]
-    rows = np.empty(1, object)
-    rows[0] = row
-    values, lengths = flatten_rows(rows, column="x", features=2)
-    assert values.tolist() == [[1, 2], [3, 4]]
-    assert lengths.tolist() == [2]
+def test_every_kind_survives_json():
+    assert Encoding.from_json(json.loads(json.dumps(EVERY_KIND.to_json()))) == EVERY_KIND
 
 
-def test_a_single_feature_may_be_given_without_the_inner_list():
-    flat, _ = flatten_rows([[1.5, 2], [3]], column="x", features=1)
-    nested, _ = flatten_rows([[[1.5], [2]], [[3]]], column="x", features=1)
-    assert flat.tolist() == nested.tolist() == [[1.5], [2.0], [3.0]]
+def test_an_encoding_written_before_there_were_kinds_still_opens():
+    stored = {
+        "task": "labelling",
+        "inputs": [{"column": "x", "features": 1, "scale": "none", "center": [0.0], "spread": [1.0]}],
+        "labels": ["a"],
+    }
+    encoding = Encoding.from_json(stored)
+    assert encoding == Encoding("labelling", (numeric("x", 1, center=(0.0,), spread=(1.0,)),), ("a",))
+    assert (encoding.max_length, encoding.overlap, encoding.context) == (None, 0, ())
 
 
-def test_no_rows_give_no_values():
-    values, lengths = flatten_rows([], column="x", features=2)
-    assert values.shape == (0, 2)
-    assert lengths.shape == (0,)
+def test_slots_say_what_stands_where():
+    assert EVERY_KIND.slots == (
+        Slot("numbers", 2),
+        Slot("symbol", 1, size=3, embedding=4),
+        Slot("characters", 3, size=4),
+        Slot("symbol", 1, size=2, embedding=2),
+        Slot("numbers", 1),
+        Slot("symbol", 1, size=3, embedding=3),
+    )
+    assert EVERY_KIND.num_features == sum(slot.width for slot in EVERY_KIND.slots) == 9
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([[[1, 2]], []], "'x', row 1: empty sequence"),
-        ([[[1, 2], [3]]], "'x', row 0, step 1: received 1 features, step 0 has 2"),
-        ([[[1, 2, 3]]], "'x', row 0, step 0: received 3 features, expected 2"),
-        ([[1, 2]], "'x', row 0, step 0: received a single number, expected 2 features"),
-        ([[[1, 2]], None], "'x', row 1: received None, expected a sequence"),
-        ([7], "'x', row 0: received 7, expected a sequence"),
-        (["ab"], "'x', row 0: received 'ab', expected a sequence"),
-        ([[[1, 2], None]], "'x', row 0, step 1: received None, expected a list"),
-        ([[[1, 2], [3, None]]], "'x', row 0, step 1, feature 1: received a missing value"),
-        ([[["1", 2]]], "'x', row 0, step 0, feature 0: received '1', expected a number"),
-        ([[[1, 2], [3, 4]], [[5, 6], [7, float("nan")]]], "'x', row 1, step 1, feature 1: received nan"),
-        ([[[1, 2]], [[float("inf"), 1]]], "'x', row 1, step 0, feature 0: received inf"),
-        ([[[1, 2]], [[1e300, 1]]], "'x', row 1, step 0, feature 0: received 1e[+]300"),
-        ([[[1, 10**400]]], "'x', row 0, step 0, feature 1: received inf"),
-        ([[[1, 2j]]], "'x', row 0, step 0, feature 1: received 2j, expected a number"),
-        ([[[[1, 2]]]], r"'x', row 0, step 0, feature 0: received \[1, 2\], expected a number"),
-    ],
-)
-def test_faults_name_row_step_and_feature(rows, message):
-    with pytest.raises(ValueError, match=message):
-        flatten_rows(rows, column="x", features=2)
-
-
-@given(
-    st.lists(st.lists(st.tuples(st.integers(-9, 9), st.floats(-1, 1)), min_size=1, max_size=4), max_size=4)
-)
-def test_nothing_is_lost_or_moved_by_flattening(rows):
-    values, lengths = flatten_rows(rows, column="x", features=2)
-    assert values.tolist() == [[float(a), b] for row in rows for a, b in row]
-    assert lengths.tolist() == [len(row) for row in rows]
+def test_context_stands_beside_each_step_of_its_row():
+    columns = {
+        "x": np.array([[2.5], [np.nan], [0.5]]),
+        "word": ["Der", "x", "edde"],
+        "pos": ["N", "V", "N"],
+        "age": [7.0, 8.0],
+        "speaker": ["2", "3"],
+    }
+    assert EVERY_KIND.encode(columns, np.array([2, 1])).tolist() == [
+        [1, 0, 1, 2, 3, 1, 1, 7, 2],
+        [-0.125, 1, 0, 1, 0, 0, 0, 7, 2],
+        [0, 0, 0, 3, 2, 3, 1, 8, 0],
+    ]

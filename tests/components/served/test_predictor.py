@@ -1,11 +1,20 @@
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components import bundles
+from components.data.batches import SequenceSet
+from components.served.encoding import Encoding
+from components.served.numbers import NumericEncoding
 from components.served.predictor import MAX_BATCH_ROWS, MAX_BATCH_STEPS, Predictor, batches
+from components.served.symbols import CategoryEncoding, TokenEncoding
+from components.served.windows import windows
 
 LABELLED = [[[0, 1]], [[2, 3], [0, 0], [1, 1]], [[5, 5], [1, 0]]]
 
@@ -178,3 +187,153 @@ def test_a_damaged_bundle_is_not_loaded(make_bundle, tmp_path):
     (folder / "encoding.json").write_text("{}", "utf8")
     with pytest.raises(ValueError, match=r"encoding.json was changed"):
         Predictor(folder)
+
+
+EVERY_KIND = Encoding(
+    task="labelling",
+    inputs=(
+        TokenEncoding(
+            "word", ("der", "hund"), 3, lowercase=True, characters=tuple("dehnru"), max_characters=6
+        ),
+        NumericEncoding("x", 1, "standard", (0.5,), (2.0,), fill=(0.25,), indicator=True),
+        CategoryEncoding("pos", ("N", "V"), 2),
+    ),
+    labels=("a", "b", "c"),
+    context=(
+        NumericEncoding("age", 1, "none", (0.0,), (1.0,), fill=(3.0,)),
+        CategoryEncoding("speaker", ("1", "2"), 2),
+    ),
+)
+MIXED = {
+    "word": ["Der Hund", ["bellt", "Ω", ""]],
+    "x": [[1.0, None], [math.nan, 2, 3]],
+    "pos": [["N", "V"], ["N", "?", "N"]],
+    "age": [None, 40],
+    "speaker": [2, "new"],
+}
+
+
+@pytest.fixture(scope="module")
+def mixed(make_bundle, tmp_path_factory):
+    return bundles.open(make_bundle(tmp_path_factory.mktemp("mixed") / "bundle", encoding=EVERY_KIND))
+
+
+def test_tokens_categories_and_context_are_answered_and_what_is_unknown_too(mixed):
+    answers = mixed.predict(MIXED, distribution=True)
+    assert [len(labels) for labels in answers["labels"]] == [2, 3]
+    assert np.isfinite(np.concatenate(answers["distribution"])).all()
+    other = mixed.predict({**MIXED, "speaker": ["1", "new"]}, distribution=True)
+    assert other["distribution"][0] != answers["distribution"][0]
+    np.testing.assert_allclose(other["distribution"][1], answers["distribution"][1], atol=1e-6)
+
+
+def test_a_data_frame_and_records_of_every_kind_give_the_same(mixed):
+    columns = mixed.predict(MIXED)
+    assert_same(mixed.predict(pd.DataFrame(MIXED)), columns)
+    records = [dict(zip(MIXED, values, strict=True)) for values in zip(*MIXED.values(), strict=True)]
+    del records[0]["age"]  # that is missing, too
+    assert_same(mixed.predict(records), columns)
+
+
+def test_raw_rows_are_answered_as_the_prepared_ones_are(mixed, tmp_path):
+    table = pa.table(
+        {
+            "row": [0, 1],
+            "id": ["p", "q"],
+            "length": pa.array([2, 3], pa.int32()),
+            "x0": [["Der", "Hund"], ["bellt", "Ω", ""]],
+            "x1": pa.array([[1.0, None], [math.nan, 2, 3]], pa.list_(pa.float64())),
+            "x2": MIXED["pos"],
+            "c0": pa.array([None, 40], pa.float64()),
+            "c1": ["2", "new"],
+            "y": pa.array([[0, 1], [2, 0, 0]], pa.list_(pa.int32())),
+        }
+    )
+    (tmp_path / "test").mkdir()
+    pq.write_table(table, tmp_path / "test" / "part-0.parquet")
+    shards = [{"file": "test/part-0.parquet"}]
+    manifest = {"splits": {"test": {"rows": 2, "steps": 5, "shards": shards}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf8")
+    split = SequenceSet.open(tmp_path / "test", EVERY_KIND)
+    prepared = mixed.predict_encoded(split.x, split.lengths)
+    served = mixed.predict(MIXED, distribution=True)["distribution"]
+    np.testing.assert_allclose(np.concatenate(served), np.exp(prepared), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"word": [["der", "hund"], None]}, "'word', row 1: received None, expected a sequence of texts"),
+        ({"word": ["der hund", "  "]}, "'word', row 1: empty sequence"),
+        ({"pos": [["N", None], ["N", "N", "N"]]}, "'pos', row 0, step 1: received a missing value"),
+        ({"pos": ["N V", ["N", "N", "N"]]}, "'pos', row 0: received 'N V', expected a sequence of texts"),
+        ({"word": ["der", ["a", "b", "c"]]}, "row 0: 'x' has 2 steps, 'word' has 1"),
+        ({"age": [1, "old"]}, "'age', row 1: received 'old', expected a number"),
+        ({"age": [math.inf, 1]}, "'age', row 0: received inf, expected a finite number"),
+        ({"age": [1]}, "'age' has 1 rows, 'word' has 2"),
+        ({"speaker": ["1", None]}, "'speaker', row 1: received a missing value, expected text"),
+        ({"speaker": ["1"]}, "'speaker' has 1 rows, 'word' has 2"),
+    ],
+)
+def test_what_does_not_fit_is_named_whatever_its_kind(mixed, changes, message):
+    with pytest.raises(ValueError, match=message):
+        mixed.predict({**MIXED, **changes})
+
+
+def test_no_rows_of_any_kind_have_no_answers(mixed):
+    assert mixed.predict([]) == {"labels": [], "probabilities": []}
+
+
+def test_columns_of_the_context_must_be_there(mixed):
+    with pytest.raises(ValueError, match=r"missing columns \['age', 'speaker'\]"):
+        mixed.predict({name: MIXED[name] for name in ("word", "x", "pos")})
+
+
+@pytest.mark.parametrize("task", ["labelling", "classification"])
+def test_windows_as_long_as_the_sequence_change_nothing(make_bundle, tmp_path, task):
+    whole = Encoding(task, (NumericEncoding("x", 1, "none", (0.0,), (1.0,)),), ("a", "b"))
+    windowed = replace(whole, max_length=30, overlap=8)
+    rng = np.random.default_rng(6)
+    rows = {"x": [rng.normal(size=length) for length in (30, 1, 12, 29)]}
+    one, other = (
+        bundles.open(make_bundle(tmp_path / str(each.max_length), encoding=each))
+        for each in (whole, windowed)
+    )
+    assert_same(one.predict(rows, distribution=True), other.predict(rows, distribution=True))
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 6])
+@pytest.mark.parametrize("task", ["labelling", "classification"])
+def test_a_long_sequence_has_the_answers_of_its_windows(make_bundle, tmp_path, task, overlap):
+    encoding = Encoding(
+        task, (NumericEncoding("x", 1, "none", (0.0,), (1.0,)),), ("a", "b"), max_length=7, overlap=overlap
+    )
+    predictor = bundles.open(make_bundle(tmp_path / "bundle", encoding=encoding))
+    lengths = np.array([3, 40, 7, 8])
+    x = np.random.default_rng(7).normal(size=(lengths.sum(), 1)).astype(np.float32)
+    found = np.exp(predictor.predict_encoded(x, lengths))
+    cut = windows(lengths, 7, overlap)
+    expected = np.zeros((58 if task == "labelling" else 4, 2))
+    for at, owner in enumerate(cut.owners):
+        read = x[cut.starts[at] : cut.stops[at]]
+        alone = np.exp(predictor.predict_encoded(read, np.array([len(read)])))
+        first, stop = cut.kept_starts[at], cut.kept_stops[at]
+        if task == "labelling":
+            expected[first:stop] = alone[first - cut.starts[at] : stop - cut.starts[at]]
+        else:
+            expected[owner] += alone[0] * (stop - first) / lengths[owner]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_wide_overlap_answers_more_like_the_whole_sequence(make_bundle, tmp_path):
+    """Steps at a window's edge see too little of what stands beside them."""
+    whole = Encoding("labelling", (NumericEncoding("x", 1, "none", (0.0,), (1.0,)),), ("a", "b"))
+    x = np.random.default_rng(8).normal(size=(200, 1)).astype(np.float32)
+    answers = []
+    for max_length, overlap in ((None, 0), (20, 0), (20, 10)):
+        encoding = replace(whole, max_length=max_length, overlap=overlap)
+        predictor = bundles.open(make_bundle(tmp_path / f"{max_length}-{overlap}", encoding=encoding))
+        answers.append(np.exp(predictor.predict_encoded(x, np.array([200]))))
+    blunt, wide = (np.abs(each - answers[0]).mean() for each in answers[1:])
+    assert wide < blunt / 2

@@ -10,6 +10,7 @@ import pytest
 
 from components.data.batches import SequenceSet
 from components.errors import CheckpointError, ClusterError, TrainingDiverged
+from components.networks import embeddings
 from components.training import loop
 from components.training.checkpoints import Checkpoints
 from components.training.loop import fit
@@ -21,7 +22,13 @@ LENGTHS = [3, 1, 5, 2, 4, 4, 1, 3, 2, 5, 3]
 
 
 def start(
-    make_set: MakeSet, folder: Path, *, key: str = "key", should_stop: Any = lambda: False, **training: Any
+    make_set: MakeSet,
+    folder: Path,
+    *,
+    key: str = "key",
+    should_stop: Any = lambda: False,
+    symbols: bool = False,
+    **training: Any,
 ) -> Iterator[Progress]:
     """A training with dropout and a schedule, on 11 and 4 sequences."""
     settings = {
@@ -33,8 +40,8 @@ def start(
         **training,
     }
     return fit(
-        make_set(LENGTHS),
-        make_set([2, 4, 1, 3], seed=9),
+        make_set(LENGTHS, symbols=symbols),
+        make_set([2, 4, 1, 3], seed=9, symbols=symbols),
         task="labelling",
         num_classes=4,
         model=ModelSettings(units=4, bidirectional=True, dropout=DropoutSettings(output=0.2)),
@@ -95,6 +102,16 @@ def test_a_stop_checkpoints_and_going_on_equals_never_stopping(
     second = list(start(make_set, tmp_path))
     assert (second[0].kind, second[0].step) == ("resumed", stop_at)
     assert_same(outcome(tmp_path, second), whole(make_set, undisturbed))
+
+
+def test_going_on_equals_never_stopping_where_symbols_are_made_unknown_at_random(
+    make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "UNKNOWN_RATE", 0.3)
+    expected = outcome(tmp_path / "a", list(start(make_set, tmp_path / "a", symbols=True)))
+    asked = iter(range(1, 100))
+    list(start(make_set, tmp_path / "b", symbols=True, should_stop=lambda: next(asked) == 6))
+    assert_same(outcome(tmp_path / "b", list(start(make_set, tmp_path / "b", symbols=True))), expected)
 
 
 def test_a_loop_that_just_ends_in_mid_epoch_goes_on_from_its_last_checkpoint(

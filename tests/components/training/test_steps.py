@@ -1,6 +1,7 @@
 """The step is exact on any number of replicas, in any batches, at random weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from components.data.batches import SequenceSet, training_plan
-from components.networks import models
+from components.networks import embeddings, models
+from components.served.encoding import Slot
 from components.training import optimizers, strategy
 from components.training.loop import evaluate
 from components.training.steps import Steps
@@ -19,7 +21,13 @@ SEVENTEEN = [1, 8, 3, 5, 8, 2, 7, 1, 4, 6, 2, 8, 3, 3, 5, 1, 7]
 
 
 def make_steps(
-    num_replicas: int, *, task: str = "labelling", drop: float = 0.0, unroll: bool = False, **training: Any
+    num_replicas: int,
+    *,
+    slots: tuple[Slot, ...] = (Slot("numbers", 3),),
+    task: str = "labelling",
+    drop: float = 0.0,
+    unroll: bool = False,
+    **training: Any,
 ) -> Steps:
     """Steps over a small network whose weights and biases are random, the same each time."""
     settings = ModelSettings(
@@ -34,7 +42,7 @@ def make_steps(
     devices = strategy.Devices("CPU", tuple(f"CPU:{i}" for i in range(num_replicas)))
     distribution = strategy.strategy(devices)
     with distribution.scope():
-        network = models.build(settings, task=task, num_features=3, num_classes=4, seed=0, unroll=unroll)
+        network = models.build(settings, task=task, slots=slots, num_classes=4, seed=0, unroll=unroll)
         train = TrainSettings(**values)
         optimizer = optimizers.build(train, total_steps=10)
         steps = Steps(
@@ -61,21 +69,30 @@ def train(steps: Steps, data: SequenceSet, *, batch_size: int = 8, loss_mean: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "drop", "loss_mean", "unroll"),
+    ("task", "drop", "loss_mean", "unroll", "symbols"),
     [
-        ("labelling", 0.0, "step", False),
-        ("labelling", 0.3, "sequence", False),
-        ("classification", 0.3, "step", False),
-        ("labelling", 0.0, "step", True),
+        ("labelling", 0.0, "step", False, False),
+        ("labelling", 0.3, "sequence", False, False),
+        ("classification", 0.3, "step", False, False),
+        ("labelling", 0.0, "step", True, False),
+        ("labelling", 0.3, "step", False, True),
+        ("classification", 0.0, "step", False, True),
     ],
 )
 def test_one_two_and_three_replicas_train_alike(
-    make_set: MakeSet, task: str, drop: float, loss_mean: str, unroll: bool
+    make_set: MakeSet,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    drop: float,
+    loss_mean: str,
+    unroll: bool,
+    symbols: bool,
 ) -> None:
-    data = make_set(SEVENTEEN, per_step=task == "labelling")
+    monkeypatch.setattr(embeddings, "UNKNOWN_RATE", 0.3)
+    data = make_set(SEVENTEEN, per_step=task == "labelling", symbols=symbols)
     losses, weights = {}, {}
     for num_replicas in (1, 2, 3):
-        steps = make_steps(num_replicas, task=task, drop=drop, unroll=unroll)
+        steps = make_steps(num_replicas, slots=data.slots, task=task, drop=drop, unroll=unroll)
         losses[num_replicas] = train(steps, data, loss_mean=loss_mean)
         weights[num_replicas] = steps.network.weights()
     for num_replicas in (2, 3):
@@ -84,12 +101,13 @@ def test_one_two_and_three_replicas_train_alike(
             np.testing.assert_allclose(several, one, atol=1e-5)
 
 
-def test_the_gradient_is_the_same_on_two_replicas(make_set: MakeSet) -> None:
+@pytest.mark.parametrize("symbols", [False, True])
+def test_the_gradient_is_the_same_on_two_replicas(make_set: MakeSet, symbols: bool) -> None:
     """With SGD at rate 1 and no clipping, the change of the weights is the gradient."""
-    data = make_set([12, 1, 1])
+    data = make_set([12, 1, 1], symbols=symbols)
     gradients = []
     for num_replicas in (1, 2):
-        steps = make_steps(num_replicas, learning_rate=1.0, clip_norm=None)
+        steps = make_steps(num_replicas, slots=data.slots, learning_rate=1.0, clip_norm=None)
         before = steps.network.weights()
         steps.train(data.batch(np.arange(3), multiple_of=num_replicas))
         after = steps.network.weights()
@@ -130,10 +148,22 @@ def test_the_evaluated_loss_is_the_mean_over_real_steps_in_any_batches(
             assert scores["loss"] == pytest.approx(total / 18, abs=1e-6)
 
 
-def test_clipping_bounds_the_whole_gradient(make_set: MakeSet) -> None:
-    data = make_set([4, 4])
-    steps = make_steps(1, learning_rate=1.0, clip_norm=0.01)
+@pytest.mark.parametrize("symbols", [False, True])
+def test_clipping_bounds_the_whole_gradient(make_set: MakeSet, symbols: bool) -> None:
+    """A symbol that stands at several steps counts with the sum of its gradients."""
+    data = make_set([4, 4], symbols=symbols)
+    steps = make_steps(1, slots=data.slots, learning_rate=1.0, clip_norm=0.01)
     before = steps.network.weights()
     steps.train(data.batch(np.arange(2)))
     changes = [a - b for a, b in zip(before, steps.network.weights(), strict=True)]
     assert np.sqrt(sum(float((change**2).sum()) for change in changes)) == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("column", [3, 4], ids=["symbol", "first character"])
+def test_labels_that_only_symbols_tell_are_learnt(make_set: MakeSet, column: int) -> None:
+    data = make_set([5] * 60, symbols=True)
+    data = replace(data, y=(data.x[:, column] % 4).astype(np.int32))
+    steps = make_steps(1, slots=data.slots, optimizer="adam", learning_rate=0.03, clip_norm=5.0)
+    for _ in range(25):
+        train(steps, data, batch_size=20)
+    assert evaluate(steps, data, num_classes=4)["accuracy"] > 0.9
