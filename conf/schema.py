@@ -30,6 +30,8 @@ from pydantic_core.core_schema import ValidationInfo
 Metric = Literal["loss", "accuracy", "macro_f1", "ece", "sequence_accuracy"]
 SMALLER_IS_BETTER = ("loss", "ece")
 MAX_SEED = 2**32 - 1
+MAX_FOLDS = 100
+MAX_VOCABULARY = 1_000_000
 
 
 class Section(BaseModel):
@@ -50,6 +52,7 @@ Column = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Instant = Annotated[str | int | float, Field(union_mode="left_to_right")]
 
 
 def _one_or_many(value: object) -> str:
@@ -59,13 +62,117 @@ def _one_or_many(value: object) -> str:
 class NumericInput(Section):
     """One column of numbers, a vector of features at each time step."""
 
-    column: Column = Field(description="The column that holds the numbers.")
+    column: Column = Field(
+        description="The column that holds the steps; of tokens, plain text is cut at white space."
+    )
     kind: Literal["numeric"] = Field(default="numeric", description="What the column holds.")
-    scale: Literal["none", "standard", "minmax"] = Field(
+    columns: Annotated[tuple[Column, ...], _list(min_length=1)] | None = Field(
+        default=None,
+        description="With `layout: step`: the columns that make the vector of a step, in this order; `p*` "
+        "stands for all that match, in the file's order. `column` is then the input's name.",
+    )
+    scale: Literal["none", "standard", "minmax", "robust"] = Field(
         default="none",
         description="How each feature is scaled, with statistics of the training rows: not at all, "
-        "to mean 0 and deviation 1, or to 0..1.",
+        "to mean 0 and deviation 1, to 0..1, or to median 0 and interquartile range 1.",
     )
+    impute: Literal["none", "mean", "median", "zero"] = Field(
+        default="none",
+        description="What stands in for a missing value or NaN: nothing (it is a fault), or the training "
+        "rows' mean, their median, or 0.",
+    )
+    indicator: bool = Field(
+        default=False, description="Whether a further feature says, for each feature, that it was missing."
+    )
+
+    @model_validator(mode="after")
+    def _indicates_something(self) -> Self:
+        if self.indicator and self.impute == "none":
+            raise conflict("nothing is imputed, so there is nothing to indicate", at="indicator")
+        return self
+
+
+class TokenInput(Section):
+    """One column of words or other symbols, one at each time step."""
+
+    column: Column = Field(
+        description="The column that holds the steps; of tokens, plain text is cut at white space."
+    )
+    kind: Literal["token"] = Field(description="What the column holds.")
+    min_count: int = Field(
+        default=1, ge=1, description="How often a token must stand in the training rows to be known."
+    )
+    max_size: int = Field(
+        default=50_000,
+        ge=1,
+        le=MAX_VOCABULARY,
+        description="How many tokens are known at most; the most frequent ones are.",
+    )
+    embedding: int = Field(default=64, ge=1, le=4096, description="The width of a token's learnt vector.")
+    characters: bool = Field(
+        default=False, description="Whether the network also reads the characters of each token."
+    )
+    lowercase: bool = Field(default=False, description="Whether upper and lower case are the same token.")
+    normalise: Literal["none", "NFC", "NFKC"] = Field(
+        default="NFC", description="The Unicode form that tokens are brought to."
+    )
+
+
+class CategoryInput(Section):
+    """One column of categories, one at each time step."""
+
+    column: Column = Field(
+        description="The column that holds the steps; of tokens, plain text is cut at white space."
+    )
+    kind: Literal["category"] = Field(description="What the column holds.")
+    embedding: int = Field(default=8, ge=1, le=4096, description="The width of a category's learnt vector.")
+
+
+class NumericContext(Section):
+    """One number for the whole sequence, given to the network at every step."""
+
+    column: Column = Field(description="The column that holds one value for each sequence.")
+    kind: Literal["numeric"] = Field(default="numeric", description="What the column holds.")
+    scale: Literal["none", "standard", "minmax", "robust"] = Field(
+        default="none", description="How the number is scaled, with statistics of the training rows."
+    )
+    impute: Literal["none", "mean", "median", "zero"] = Field(
+        default="none", description="What stands in for a missing number, or nothing: then it is a fault."
+    )
+    indicator: bool = Field(
+        default=False, description="Whether a further feature says that the number was missing."
+    )
+
+
+class CategoryContext(Section):
+    """One category for the whole sequence, given to the network at every step."""
+
+    column: Column = Field(description="The column that holds one value for each sequence.")
+    kind: Literal["category"] = Field(description="What the column holds.")
+    embedding: int = Field(default=8, ge=1, le=4096, description="The width of a category's learnt vector.")
+
+
+def _kind_of(value: object) -> str:
+    kind = value.get("kind", "numeric") if isinstance(value, dict) else getattr(value, "kind", "numeric")
+    return kind if isinstance(kind, str) else "numeric"
+
+
+Input = Annotated[
+    Annotated[NumericInput, Tag("numeric")]
+    | Annotated[TokenInput, Tag("token")]
+    | Annotated[CategoryInput, Tag("category")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="conflict",
+        custom_error_message="expected the kind numeric, token or category",
+    ),
+]
+Context = Annotated[
+    Annotated[NumericContext, Tag("numeric")] | Annotated[CategoryContext, Tag("category")],
+    Discriminator(
+        _kind_of, custom_error_type="conflict", custom_error_message="expected the kind numeric or category"
+    ),
+]
 
 
 class TargetSettings(Section):
@@ -74,8 +181,9 @@ class TargetSettings(Section):
     column: Column = Field(
         description="The column of labels: a list per row (labelling) or one (classification)."
     )
-    scheme: Literal["none"] = Field(
-        default="none", description="How labels spell spans; none: each label stands alone."
+    scheme: Literal["none", "BIO", "BIOES"] = Field(
+        default="none",
+        description="How labels spell spans; none: each label stands alone; BIO, BIOES: as in B-PER I-PER O.",
     )
 
 
@@ -112,23 +220,77 @@ class ColumnSplit(Section):
 class FractionSplit(Section):
     """Shares of the rows are held out."""
 
-    by: Literal["hash", "stratified"] = Field(
-        description="hash: by the row's content, in whatever order; stratified: in the same proportions "
-        "for each label, of a labeller for each sequence's rarest one."
+    by: Literal["hash", "stratified", "group"] = Field(
+        description="hash: by the row's content, in whatever order; group: all rows with one value of a "
+        "column together; stratified: in the same proportions for each label, of a labeller for each "
+        "sequence's rarest one."
     )
-    valid: Share = Field(description="The share of the rows that choose the best epoch.")
-    test: Share = Field(description="The share of the rows that are held out for the final score.")
+    column: Column | None = Field(
+        default=None, description="With `by: group`: the column whose values stay together."
+    )
+    valid: Share = Field(
+        description="The share of the rows that choose the best epoch; with `folds`, of the rows that do not "
+        "test."
+    )
+    test: Share = Field(
+        description="The share of the rows that are held out for the final score; with `folds` it has no "
+        "effect."
+    )
     seed: Seed = Field(default=0, description="Another seed takes other rows.")
+    folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] | None = Field(
+        default=None,
+        description="Into how many folds of about equal size the rows fall, by: hash or group; null: none. "
+        "`recurra run CONF --folds K` sets it and runs each fold in turn.",
+    )
+    fold: int = Field(default=0, ge=0, lt=MAX_FOLDS, description="The fold that tests, from 0.")
 
     @model_validator(mode="after")
     def _some_train(self) -> Self:
-        if self.valid + self.test >= 1:
+        if self.folds is None and self.valid + self.test >= 1:
             raise conflict(
                 f"valid {self.valid:g} and test {self.test:g} leave nothing to train on",
                 at="valid",
                 hint="Their sum must be below 1.",
             )
         return self
+
+    @model_validator(mode="after")
+    def _column_for_groups(self) -> Self:
+        if self.by == "group" and self.column is None:
+            raise conflict("by: group needs the column whose values stay together", at="column")
+        if self.by != "group" and self.column is not None:
+            raise conflict(f"the column has no effect with by: {self.by}", at="column")
+        return self
+
+    @model_validator(mode="after")
+    def _one_of_the_folds(self) -> Self:
+        if self.folds is not None and self.by == "stratified":
+            raise conflict(
+                "there are no stratified folds", at="folds", hint="Use by: hash, or by: group with a column."
+            )
+        if self.folds is None and self.fold:
+            raise conflict("without folds there is none to choose", at="fold", hint="Say how many `folds`.")
+        if self.folds is not None and self.fold >= self.folds:
+            raise conflict(
+                f"there is no fold {self.fold} of {self.folds}, they count from 0",
+                at="fold",
+                hint=f"The last one is {self.folds - 1}.",
+            )
+        return self
+
+
+class TimeSplit(Section):
+    """The latest rows are held out: train before `valid`, choose before `test`, test from then on."""
+
+    by: Literal["time"] = Field(description="time: earlier rows train, later rows are held out.")
+    column: Column = Field(description="The column that says when: ISO dates or times, or numbers.")
+    valid: Instant = Field(description="The first instant of the rows that choose the best epoch.")
+    test: Instant = Field(description="The first instant of the rows held out for the final score.")
+    gap: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s*(s|m|h|d|w)?$")] = Field(
+        default="0",
+        description="How long before each of the two instants rows are left out: 12h, 7d, 2w; a plain number "
+        "in the column's own unit.",
+    )
 
 
 def _values(valid: object) -> tuple[object, ...]:
@@ -140,17 +302,23 @@ def _split_kind(value: object) -> str | None:
         return "split by column"
     if isinstance(value, FractionSplit):
         return "split by share"
-    if not isinstance(value, dict) or ("column" in value) == ("by" in value):
+    if isinstance(value, TimeSplit):
+        return "split by time"
+    if not isinstance(value, dict) or not ("column" in value or "by" in value):
         return None
-    return "split by column" if "column" in value else "split by share"
+    if "by" not in value:
+        return "split by column"
+    return "split by time" if value["by"] == "time" else "split by share"
 
 
 Split = Annotated[
-    Annotated[ColumnSplit, Tag("split by column")] | Annotated[FractionSplit, Tag("split by share")],
+    Annotated[ColumnSplit, Tag("split by column")]
+    | Annotated[FractionSplit, Tag("split by share")]
+    | Annotated[TimeSplit, Tag("split by time")],
     Discriminator(
         _split_kind,
         custom_error_type="conflict",
-        custom_error_message="expected a mapping with either `column` or `by`",
+        custom_error_message="expected a mapping with `column` or `by`",
     ),
 ]
 
@@ -165,27 +333,53 @@ class DataSettings(Section):
     """What a row is, and which rows train, choose the best epoch, and test."""
 
     path: Paths = Field(
-        description="A file, a folder, a glob, or a list of them; relative to the settings file that says so."
+        description="A file, a folder, a glob, a URL of an object store, or a list of them; relative to the "
+        "settings file that says so."
     )
-    format: Literal["auto", "parquet"] = Field(
-        default="auto", description="The files' format; auto: by their names."
+    format: Annotated[
+        str,
+        Field(pattern=r"^(auto|parquet|arrow|csv|jsonl|conll|ts|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"),
+    ] = Field(
+        default="auto",
+        description="The files' format: parquet, arrow, csv, jsonl, conll, ts, or a reader of your own as "
+        "package.module:function; auto: by their names.",
     )
-    layout: Literal["sequence"] = Field(
-        default="sequence", description="How rows make sequences: one row is one sequence."
+    columns: Annotated[tuple[Column, ...], _list(min_length=1)] | None = Field(
+        default=None,
+        description="Names of the columns in their order, for CoNLL files and for CSV files without a "
+        "header; `_` skips one.",
+    )
+    layout: Literal["sequence", "step"] = Field(
+        default="sequence",
+        description="How rows make sequences: one row is one sequence, or one time step of the sequence that "
+        "`id` names.",
+    )
+    order: Column | None = Field(
+        default=None, description="With `layout: step`: the column that puts a sequence's steps in order."
     )
     id: Column | None = Field(
         default=None, description="The column that names a row, kept as text; null: rows have no names."
     )
-    inputs: Annotated[tuple[NumericInput, ...], _list(min_length=1)] = Field(
+    inputs: Annotated[tuple[Input, ...], _list(min_length=1)] = Field(
         description="The columns that the network reads at each time step."
     )
-    context: Annotated[tuple[str, ...], _list(max_length=0)] = Field(
-        default=(), description="Features of the whole sequence beside its steps; none are supported yet."
+    context: Annotated[tuple[Context, ...], _list()] = Field(
+        default=(), description="Features of the whole sequence, which the network reads at every step."
     )
     target: TargetSettings = Field(description="What the model learns to say.")
     split: Split = Field(description="Which rows train, which choose the best epoch, and which test.")
-    max_length: None = Field(
-        default=None, description="Where longer sequences would be cut; null: they stay whole."
+    max_length: int | None = Field(
+        default=None,
+        ge=2,
+        le=1_000_000,
+        description="Longer sequences are cut into windows of this many steps after the split, and put "
+        "together again at prediction; null: they stay whole.",
+    )
+    overlap: int = Field(
+        default=0,
+        ge=0,
+        le=999_999,
+        description="How many steps two neighbouring windows share at prediction, as context for each other.",
     )
     on_bad_row: Literal["fail", "drop"] = Field(
         default="fail",
@@ -199,12 +393,33 @@ class DataSettings(Section):
             if self.id in roles:
                 raise conflict(f"the column {self.id!r} is already the target", at="id")
             roles[self.id] = "the id"
-        for index, column in enumerate(each.column for each in self.inputs):
-            if column in roles:
-                raise conflict(
-                    f"the column {column!r} is already {roles[column]}", at=f"inputs.{index}.column"
-                )
-            roles[column] = "an input"
+        for section, name in (("inputs", "an input"), ("context", "context")):
+            for index, column in enumerate(each.column for each in getattr(self, section)):
+                if column in roles:
+                    raise conflict(
+                        f"the column {column!r} is already {roles[column]}", at=f"{section}.{index}.column"
+                    )
+                roles[column] = name
+        return self
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> Self:
+        if self.layout == "step":
+            for key in ("id", "order"):
+                if getattr(self, key) is None:
+                    raise conflict(f"layout: step needs the column `{key}`", at=key)
+        elif self.order is not None:
+            raise conflict("order has an effect only with layout: step", at="order")
+        elif any(isinstance(each, NumericInput) and each.columns for each in self.inputs):
+            raise conflict("an input's `columns` have an effect only with layout: step", at="inputs")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> Self:
+        if self.max_length is None and self.overlap:
+            raise conflict("overlap has an effect only with max_length", at="overlap")
+        if self.max_length is not None and self.overlap >= self.max_length:
+            raise conflict("overlap must be less than max_length", at="overlap")
         return self
 
 
@@ -411,6 +626,13 @@ class Settings(Section):
     registration: RegisterSettings = Field(
         default=RegisterSettings(), alias="register", description="Where the model goes in the registry."
     )
+
+    @field_validator("data")
+    @classmethod
+    def _scheme_needs_steps(cls, data: DataSettings, info: ValidationInfo) -> DataSettings:
+        if info.data.get("task") == "classification" and data.target.scheme != "none":
+            raise conflict("a tag scheme is for labelling", at="target.scheme")
+        return data
 
     # Field by field, not over the whole: so a fault elsewhere does not hide these.
     @field_validator("model", "train", "gate")

@@ -9,8 +9,9 @@ Of rows that cannot stay together, the one kept does not depend on the order of 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from components.data.indexes import Scan
 from components.data.labels import (
     MAX_LABELS,
     Labels,
+    Pins,
     common_labels,
     label_counts,
     reject_labels,
@@ -30,10 +32,11 @@ from components.data.labels import (
     unseen_labels,
 )
 from components.data.records import Layout
-from components.data.splits import SPLITS, TRAIN, assign, named_values
+from components.data.splits import IN_GAP, NOT_A_TIME, SPLITS, TRAIN, assign, bounds_fault, named_values
+from components.data.tags import PREFIXES, unfit
 from components.errors import NUM_SHOWN, DataError, Problem
 from components.lookup import nearest
-from conf.schema import ColumnSplit, FractionSplit, Settings
+from conf.schema import ColumnSplit, FractionSplit, Settings, Split, TimeSplit
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,29 @@ class Audit:
     widths: tuple[int, ...]  # features of each input
     num_rows: tuple[int, ...]  # of each split
     num_steps: tuple[int, ...]  # of each split
+    pins: Pins | None = None  # what a stratified split was made by
 
     @property
     def num_rejected(self) -> int:
         return sum(len(reasons) for reasons in self.reasons)
 
 
-def audit(scans: Sequence[Scan], *, layout: Layout, settings: Settings) -> Audit:
+def audit(
+    scans: Sequence[Scan],
+    *,
+    layout: Layout,
+    settings: Settings,
+    pins: Pins | None = None,
+    record: Callable[[Iterator[Problem]], None] | None = None,
+) -> Audit:
     """Every row's fate.
+
+    Args:
+        scans: of all parts.
+        layout: which columns make a row.
+        settings: how rows are split, and what becomes of bad ones.
+        pins: what an earlier stratified split was made by.
+        record: given every problem, of the whole and of each row, before any is refused.
 
     Raises:
         DataError: a row is bad and `on_bad_row` is fail, or the rows as a whole cannot be used.
@@ -64,9 +82,10 @@ def audit(scans: Sequence[Scan], *, layout: Layout, settings: Settings) -> Audit
     if len(labels.names) > MAX_LABELS:
         raise too_many_labels(layout.target)
     whole = [*_absent_values(fates, split), *_too_few(labels.names, layout, "the rows")]
+    whole += _unfit_tags(labels.names, settings)
     widths = _equal_widths(fates, layout)
     unique_ids(fates, layout)
-    small = _assign(fates, labels, split, layout)
+    small, pins = _assign(fates, labels, split, layout, pins)
     separate_splits(fates, layout)
     # While bad rows may still be corrected, what is missing without them is no fault of the whole.
     if dropping or not fates.num_problems:
@@ -80,6 +99,8 @@ def audit(scans: Sequence[Scan], *, layout: Layout, settings: Settings) -> Audit
         labels = labels.only(counts[TRAIN] > 0)
         whole += [] if whole else [*_too_few(labels.names, layout, "the training rows")]
         whole += _empty_splits(fates)
+    if record is not None:
+        record(chain(whole, fates.every_problem()))
     _refuse(whole, fates, dropping=dropping)
     num_rows, num_steps = _sizes(fates)
     return Audit(
@@ -90,6 +111,7 @@ def audit(scans: Sequence[Scan], *, layout: Layout, settings: Settings) -> Audit
         widths=widths,
         num_rows=num_rows,
         num_steps=num_steps,
+        pins=pins,
     )
 
 
@@ -107,7 +129,7 @@ def _refuse(whole: Sequence[Problem], fates: Fates, *, dropping: bool) -> None:
     raise DataError(message, problems=shown, hint=hint)
 
 
-def _absent_values(fates: Fates, split: ColumnSplit | FractionSplit) -> Iterator[Problem]:
+def _absent_values(fates: Fates, split: Split) -> Iterator[Problem]:
     """Values that the settings name for a split and no row has."""
     if not isinstance(split, ColumnSplit):
         return
@@ -124,6 +146,17 @@ def _absent_values(fates: Fates, split: ColumnSplit | FractionSplit) -> Iterator
             yield Problem(
                 column=split.column, message=message + (f"; did you mean {near!r}?" if near else "")
             )
+
+
+def _unfit_tags(labels: Sequence[str], settings: Settings) -> Iterator[Problem]:
+    """Labels that the tag scheme of the settings has no meaning for."""
+    target = settings.data.target
+    if target.scheme == "none":
+        return
+    for label in unfit(labels, target.scheme)[:NUM_SHOWN]:
+        expected = ", ".join(f"{prefix}-..." for prefix in PREFIXES[target.scheme])
+        message = f"{label!r} is no tag of the scheme {target.scheme}, which has {expected} and O"
+        yield Problem(column=target.column, message=message)
 
 
 def _too_few(labels: Sequence[str], layout: Layout, where: str) -> Iterator[Problem]:
@@ -151,12 +184,14 @@ def _equal_widths(fates: Fates, layout: Layout) -> tuple[int, ...]:
 
 
 def _assign(
-    fates: Fates, labels: Labels, split: ColumnSplit | FractionSplit, layout: Layout
-) -> list[Problem]:
-    """Give every accepted row its split; returns the classes too small to stratify."""
-    strata = None
+    fates: Fates, labels: Labels, split: Split, layout: Layout, pins: Pins | None
+) -> tuple[list[Problem], Pins | None]:
+    """Give every accepted row its split; the classes too small to stratify, and what they were cut by."""
+    strata, kept = None, None
+    if isinstance(split, TimeSplit) and (message := bounds_fault(split)):
+        raise DataError(f"data.split cannot be used: {message}.")
     if isinstance(split, FractionSplit) and split.by == "stratified":
-        strata = strata_of(fates, labels, split, layout)
+        strata, kept = strata_of(fates, labels, split, layout, pins)
     for part, scan in enumerate(fates.scans):
         accepted = fates.accepted(part)
         mask = pa.array(accepted)
@@ -166,7 +201,9 @@ def _assign(
             digests=scan.index.array("digest").filter(mask),
             strata=strata,
         )
-    return [
+        if isinstance(split, TimeSplit):
+            _leave_out(fates, part, split)
+    small = [
         Problem(
             column=layout.target,
             message=f"the class {labels.names[code]!r} has {count} distinct"
@@ -175,6 +212,17 @@ def _assign(
         )
         for code, count in (strata.too_small if strata else {}).items()
     ]
+    return small, kept
+
+
+def _leave_out(fates: Fates, part: int, split: TimeSplit) -> None:
+    """Set aside rows in a gap, and reject those whose time cannot be compared with the settings'."""
+    for row in np.flatnonzero(fates.codes[part] == IN_GAP).tolist():
+        fates.set_aside(part, row, f"column {split.column}: in the gap of {split.gap} before valid or test")
+    keys = fates.scans[part].index.array("key")
+    for row in np.flatnonzero(fates.codes[part] == NOT_A_TIME).tolist():
+        message = f"received {keys[row].as_py()!r}, expected a value like {split.valid!r} of the settings"
+        fates.reject(part, row, split.column, message)
 
 
 def _empty_splits(fates: Fates) -> Iterator[Problem]:

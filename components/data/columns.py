@@ -1,4 +1,4 @@
-"""Arrow columns as flat NumPy arrays, or as text.
+"""Arrow columns laid flat: numbers as NumPy arrays, words as one Arrow array of text.
 
     [[[1, 2], [3, 4]], null, [[5, 6]]]      row, step, feature
     valid    [ 1  0  1 ]                    (n,)
@@ -9,7 +9,7 @@
 Letters: n rows, S all steps, V all values.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ class Nested:
     widths: np.ndarray  # (S,) int64, 1 where steps are plain numbers
     value_valid: np.ndarray  # (V,) bool
     values: np.ndarray  # (V,)
+    gaps: bool = False  # whether NaN is a value to be filled in
 
     @property
     def step_ends(self) -> np.ndarray:
@@ -49,6 +50,42 @@ class Nested:
         filled = self.lengths > 0
         widths[filled] = self.widths[(self.step_ends - self.lengths)[filled]]
         return widths
+
+
+@dataclass(frozen=True)
+class Words:
+    """A column of sequences of text laid end to end; null rows have length 0."""
+
+    valid: np.ndarray  # (n,) bool
+    lengths: np.ndarray  # (n,) int64
+    values: pa.StringArray  # (S,) null where a step has none
+
+    @property
+    def row_widths(self) -> np.ndarray:
+        """One feature where there is a step, (n,) int64."""
+        return (self.lengths > 0).astype(np.int64)
+
+
+def words(column: pa.Array) -> Words:
+    """A list column of texts, or a column of text that is cut at white space, laid end to end."""
+    valid = _valid(column)
+    if not is_list(column.type):
+        trimmed = pc.utf8_trim_whitespace(texts(column))
+        # Cutting an empty text would give one empty word.
+        column = pc.utf8_split_whitespace(pc.if_else(pc.equal(trimmed, ""), None, trimmed))
+    return Words(valid, list_lengths(column), texts(column.flatten()))
+
+
+def with_gaps(values: Nested) -> Nested:
+    """The same as float64 with NaN for what is missing, steps of a single number included."""
+    missing = ~values.value_valid
+    if np.issubdtype(values.values.dtype, np.floating):
+        missing |= np.isnan(values.values)
+    numbers = np.where(missing, np.nan, values.values.astype(np.float64))
+    single = values.step_valid is values.value_valid
+    everywhere = np.ones(len(numbers), bool)
+    steps = everywhere if single else values.step_valid
+    return replace(values, step_valid=steps, value_valid=everywhere, values=numbers, gaps=True)
 
 
 def nested(column: pa.Array) -> Nested:
@@ -76,6 +113,13 @@ def texts(column: pa.Array) -> pa.StringArray:
     return column.cast(pa.string())
 
 
+def instants(column: pa.Array) -> pa.StringArray:
+    """Dates, times and numbers as text, in ISO 8601 where the type is one of time; nulls stay null."""
+    if not is_time(column.type):
+        return texts(column)
+    return pc.replace_substring(column.cast(pa.string()), " ", "T")
+
+
 def numeric_fault(kind: pa.DataType) -> str:
     """Why a column of this type cannot be a numeric input; empty when it can."""
     value, depth = innermost(kind)
@@ -90,6 +134,40 @@ def numeric_fault(kind: pa.DataType) -> str:
     if not _is_number(value) and not pa.types.is_null(value):
         return f"received {_shown(kind)}, expected numbers"
     return ""
+
+
+def words_fault(kind: pa.DataType) -> str:
+    """Why a column of this type cannot be an input of tokens or categories; empty when it can."""
+    if is_extension(kind):
+        return f"received the extension type {kind}, expected a list of texts; store plain lists"
+    if not is_list(kind):
+        if text_kind(kind) in ("text", "null"):
+            return ""
+        return f"received {_shown(kind)}, expected a list with a text for each step, or text"
+    return text_fault(kind.value_type)
+
+
+def scalar_fault(kind: pa.DataType) -> str:
+    """Why a column of this type cannot be one number for each row; empty when it can."""
+    if pa.types.is_dictionary(kind):
+        return scalar_fault(kind.value_type)
+    if is_extension(kind) or is_list(kind):
+        return f"received {_shown(kind)}, expected one number in each row"
+    if pa.types.is_decimal(kind) or _is_number(kind) or text_kind(kind) in ("text", "null"):
+        return ""
+    return f"received {_shown(kind)}, expected a number"
+
+
+def instant_fault(kind: pa.DataType) -> str:
+    """Why a column of this type cannot say when; empty when it can."""
+    if is_time(kind) or pa.types.is_floating(kind):
+        return ""
+    return text_fault(kind)
+
+
+def is_time(kind: pa.DataType) -> bool:
+    """Whether the type is a date or an instant."""
+    return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
 
 
 def text_fault(kind: pa.DataType) -> str:

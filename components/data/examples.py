@@ -23,7 +23,7 @@ class Examples:
 
     rows: tuple[int, ...]
     ids: tuple[str | None, ...]
-    values: dict[str, list[Any]]  # by column: per row T steps of F numbers, or T numbers when F is 1
+    values: dict[str, list[Any]]  # by column: per row T steps of F numbers, or T values when F is 1; or one
 
     def columns(self, id_column: str | None) -> dict[str, list[Any]]:
         """What a caller of the model would give: the inputs, and the ids where rows have them."""
@@ -42,7 +42,9 @@ def examples(folder: Path, *, most: int, max_values: int = MAX_VALUES) -> Exampl
     """
     manifest = json.loads((folder.parent / "manifest.json").read_text("utf8"))
     inputs: list[dict[str, Any]] = manifest["inputs"]
-    head = _head(folder, [shard["file"] for shard in manifest["splits"][folder.name]["shards"]], len(inputs))
+    context: list[dict[str, Any]] = manifest["context"]
+    names = [f"x{i}" for i in range(len(inputs))] + [f"c{i}" for i in range(len(context))]
+    head = _head(folder, [shard["file"] for shard in manifest["splits"][folder.name]["shards"]], names)
     lengths = head["length"].to_numpy()
     order = np.argsort(lengths, kind="stable")
     spread = order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).astype(int))]
@@ -52,14 +54,14 @@ def examples(folder: Path, *, most: int, max_values: int = MAX_VALUES) -> Exampl
         rows=tuple(chosen["row"].to_pylist()),
         ids=tuple(chosen["id"].to_pylist()),
         values={
-            each["column"]: [_steps(row, each["features"]) for row in chosen[f"x{index}"].to_pylist()]
-            for index, each in enumerate(inputs)
+            each["column"]: [_raw(row, each["features"]) for row in chosen[name].to_pylist()]
+            for name, each in zip(names, [*inputs, *context], strict=True)
         },
     )
 
 
-def _head(folder: Path, shards: Sequence[str], num_inputs: int) -> pa.Table:
-    columns = ["row", "id", "length", *(f"x{index}" for index in range(num_inputs))]
+def _head(folder: Path, shards: Sequence[str], names: Sequence[str]) -> pa.Table:
+    columns = ["row", "id", "length", *names]
     for shard in shards:
         batches = pq.ParquetFile(folder / Path(shard).name).iter_batches(NUM_LOOKED_AT, columns=columns)
         for batch in batches:
@@ -68,5 +70,13 @@ def _head(folder: Path, shards: Sequence[str], num_inputs: int) -> pa.Table:
     raise ValueError(f"{folder} holds no rows")
 
 
-def _steps(flat: list[float], features: int) -> list[Any]:
+def _raw(value: Any, features: int) -> Any:
+    """A row's steps, or its one value of context; what is missing is None, as JSON has it."""
+    if not isinstance(value, list):
+        return _known(value)
+    flat = [_known(each) for each in value]
     return flat if features == 1 else [flat[at : at + features] for at in range(0, len(flat), features)]
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and value != value else value

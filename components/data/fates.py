@@ -38,8 +38,8 @@ class Fates:
 
     def place(self, part: int, row: int) -> str:
         """Where a row is, in words."""
-        source = self.scans[part].part
-        return f"{source.source.name}, row {source.first_row + row}"
+        file, at, line = self._locate(part, row)
+        return f"{file}, row {at}" if line is None else f"{file}, line {line}"
 
     def reject(self, part: int, row: int, column: str, message: str, *, step: int | None = None) -> None:
         """Record what is wrong with a row."""
@@ -50,10 +50,34 @@ class Fates:
         if len(self.problems) < NUM_SHOWN:
             self.problems.append(problem)
 
+    def set_aside(self, part: int, row: int, reason: str) -> None:
+        """Leave out a good row, as the settings ask for."""
+        self.codes[part][row] = REJECTED
+        self.reasons[part][row] = reason
+
     def problem(self, part: int, row: int, column: str, message: str, *, step: int | None = None) -> Problem:
         """A problem at a row's place."""
-        source = self.scans[part].part
-        return Problem(source.source.name, source.first_row + row, column=column, step=step, message=message)
+        file, at, line = self._locate(part, row)
+        return Problem(file, at, column=column, step=step, message=message, line=line)
+
+    def every_problem(self) -> Iterator[Problem]:
+        """All rows that are left out, in the order of the input, with the reason."""
+        for part, scan in enumerate(self.scans):
+            source, first = scan.part.source, scan.part.first_row
+            places, lines = scan.index.array("at"), scan.index.array("line")
+            for row, reason in sorted(self.reasons[part].items()):
+                file, at, line = source.name, first + row, lines[row].as_py()
+                if source.origins:
+                    file, at = source.origin(places[row].as_py())
+                yield Problem(file, at, message=reason, line=line)
+
+    def _locate(self, part: int, row: int) -> tuple[str, int, int | None]:
+        """File, row in it, and line where it has lines."""
+        scan = self.scans[part]
+        source = scan.part.source
+        if source.origins:
+            return *source.origin(scan.index.array("at")[row].as_py()), None
+        return source.name, scan.part.first_row + row, scan.index.array("line")[row].as_py()
 
     def stretches(self, column: str) -> Iterator[pa.Table]:
         """Accepted rows with a value in an index column, as (column, part, row, code) tables of bounded size.

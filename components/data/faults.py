@@ -1,6 +1,7 @@
 """What is wrong with the values of one batch: at most one fault for each row and column.
 
-    found in this order   null row, empty row, null step, ragged steps, too large, null value, NaN or infinity
+    numbers, in this order   null row, empty, null step, ragged steps, too large, null value, NaN or infinity
+    words                    null row, empty, too long, null step
 
 Checks look at whole arrays; only faulty rows cost Python time.
 """
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from components.data.columns import Nested
-from components.served.encoding import fits_float32
+from components.data.columns import Nested, Words
+from components.served.numbers import fits_float32
 
 MAX_STEPS = 1_000_000
 MAX_FEATURES = 1 << 16
@@ -34,21 +35,39 @@ def where(mask: np.ndarray) -> list[int]:
     return np.flatnonzero(mask).tolist()
 
 
-def input_faults(values: Nested) -> list[Fault]:
-    """At most one fault for each row: the first kind, in the order above."""
+def input_faults(values: Nested | Words) -> list[Fault]:
+    """At most one fault for each row: the first kind, in the order above.
+
+    NaN is only a fault where `values` calls it one: `columns.with_gaps` marks what is filled in later.
+    """
     by_row: dict[int, Fault] = {}
-    for find in CHECKS:
-        for fault in find(values):
-            by_row.setdefault(fault.row, fault)
+    if isinstance(values, Words):
+        found = [fault for check in WORD_CHECKS for fault in check(values)]
+    else:
+        found = [fault for find in CHECKS for fault in find(values)]
+    for fault in found:
+        by_row.setdefault(fault.row, fault)
     return list(by_row.values())
 
 
-def _null_rows(values: Nested) -> Iterator[Fault]:
+def _null_words(values: Words) -> Iterator[Fault]:
+    missing = np.flatnonzero(values.values.is_null().to_numpy(zero_copy_only=False))
+    ends = np.cumsum(values.lengths)
+    for row, at in _first_in_each(missing, ends):
+        yield Fault(row, _within(at, row, ends), None, "missing value")
+
+
+def _long_rows(values: Words) -> Iterator[Fault]:
+    for row in where(values.lengths > MAX_STEPS):
+        yield Fault(row, None, None, f"{values.lengths[row]:,} steps, at most {MAX_STEPS:,} are taken")
+
+
+def _null_rows(values: Nested | Words) -> Iterator[Fault]:
     for row in where(~values.valid):
         yield Fault(row, None, None, "missing value, expected a list of steps")
 
 
-def _empty_rows(values: Nested) -> Iterator[Fault]:
+def _empty_rows(values: Nested | Words) -> Iterator[Fault]:
     for row in where(values.lengths == 0):
         yield Fault(row, None, None, "empty sequence, expected at least 1 step")
 
@@ -86,6 +105,8 @@ def _null_values(values: Nested) -> Iterator[Fault]:
 def _unfit_values(values: Nested) -> Iterator[Fault]:
     if not fits_float32(values.values):
         unfit = ~(np.abs(values.values.astype(np.float64)) <= np.finfo(np.float32).max)
+        if values.gaps:
+            unfit &= ~np.isnan(values.values)
         yield from _value_faults(values, unfit, "{}, expected a finite number within float32")
 
 
@@ -96,7 +117,7 @@ def _value_faults(values: Nested, wrong: np.ndarray, message: str) -> Iterator[F
         yield Fault(row, _within(step, row, values.step_ends), feature, message.format(values.values[at]))
 
 
-def length_faults(columns: Sequence[str], inputs: Sequence[Nested]) -> Iterator[tuple[str, Fault]]:
+def length_faults(columns: Sequence[str], inputs: Sequence[Nested | Words]) -> Iterator[tuple[str, Fault]]:
     """Rows where an input has other steps than the first input, with that input's column."""
     for column, values in zip(columns[1:], inputs[1:], strict=True):
         for row in where((values.lengths != inputs[0].lengths) & values.valid & inputs[0].valid):
@@ -108,6 +129,22 @@ def missing_faults(column: pa.Array) -> Iterator[Fault]:
     """Rows without a value."""
     for row in where(column.is_null().to_numpy(zero_copy_only=False)):
         yield Fault(row, None, None, "missing value")
+
+
+def number_faults(
+    values: np.ndarray, wrong: Sequence[int], column: pa.Array, *, gaps: bool
+) -> Iterator[Fault]:
+    """Rows whose one number is no number, missing where it may not be, or beyond float32."""
+    for row in wrong:
+        yield Fault(row, None, None, f"received {column[row].as_py()!r}, expected a number")
+    told = set(wrong)
+    for row in where(~(np.abs(values) <= np.finfo(np.float32).max)):
+        if row in told or (gaps and np.isnan(values[row])):
+            continue
+        received = column[row].as_py()
+        missing = received is None or (isinstance(received, str) and not received.strip())
+        what = "missing value" if missing else f"{values[row]}, expected a finite number within float32"
+        yield Fault(row, None, None, what)
 
 
 def label_faults(
@@ -136,6 +173,7 @@ def _within(at: int, row: int, ends: np.ndarray) -> int:
     return int(at - (ends[row - 1] if row else 0))
 
 
+WORD_CHECKS = (_null_rows, _empty_rows, _long_rows, _null_words)
 CHECKS = (
     _null_rows,
     _empty_rows,

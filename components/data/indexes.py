@@ -3,9 +3,11 @@
 id      text, null where there is none        y       code(s) in the part's own list of labels
 digest  16 bytes of the inputs, null if bad   key     the split column's value as text
 length  steps                                 reason  what is wrong with the row, null if it is good
-w0 w1.. features of each input
+w0 w1.. features of each input                line    of its file, null where it has none
+at      place in the whole input of a row that is made of several, else null
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -14,8 +16,8 @@ from types import TracebackType
 import numpy as np
 import pyarrow as pa
 
-from components.data.columns import Nested
-from components.data.readers import Part
+from components.data.columns import Nested, Words
+from components.data.readers.sources import Part
 from components.data.records import Checked, Layout
 from components.errors import Problem
 
@@ -73,6 +75,8 @@ class IndexWriter:
             "length": checked.inputs[0].lengths.astype(np.int32),
             "key": checked.keys,
             "y": self._codes(checked, layout),
+            "line": checked.lines,
+            "at": checked.positions,
             "reason": pa.array(_reasons(checked), pa.string()),
         }
         for i, values in enumerate(checked.inputs):
@@ -99,26 +103,33 @@ def schema(layout: Layout) -> pa.Schema:
         "key": pa.string(),
         "y": pa.list_(pa.int32()) if layout.per_step else pa.int32(),
         "reason": pa.string(),
+        "line": pa.int64(),
+        "at": pa.int64(),
     }
     return pa.schema({**columns, **{f"w{i}": pa.int32() for i in range(len(layout.inputs))}})
 
 
 def _digests(checked: Checked) -> list[bytes | None]:
-    """A hash of each good row's inputs as float64, so that the file's number type makes no difference."""
+    """A hash of each good row's inputs and context.
+
+    Numbers are taken as float64, so that the file's number type makes no difference.
+    """
     hashers = [blake2b(digest_size=DIGEST_BYTES) if good else None for good in checked.good]
-    for values in checked.inputs:
-        for hasher, content in zip(hashers, _contents(values), strict=True):
+    columns = [_contents(values) for values in checked.inputs]
+    columns += [_scalar_contents(values) for values in checked.context]
+    for contents in columns:
+        for hasher, content in zip(hashers, contents, strict=True):
             if hasher is not None:
-                hasher.update(content[0])
-                hasher.update(content[1])
+                for piece in content:
+                    hasher.update(piece)
     return [None if hasher is None else hasher.digest() for hasher in hashers]
 
 
-def _contents(values: Nested) -> list[tuple[bytes, memoryview]]:
-    """Shape and little-endian float64 values of each row."""
-    numbers = values.values.astype("<f8")
-    numbers += 0.0  # -0.0 equals 0.0
-    view = memoryview(numbers.tobytes())
+def _contents(values: Nested | Words) -> Iterable[tuple[bytes | memoryview, ...]]:
+    """Shape and content of each row."""
+    if isinstance(values, Words):
+        return _text_contents(values.values, values.lengths)
+    view = memoryview(_canonical(values.values).tobytes())
     ends = 8 * values.row_ends
     starts = np.concatenate([[0], ends[:-1]]).tolist()
     shapes = np.stack([values.lengths, values.row_widths], axis=1).astype("<i8")
@@ -128,9 +139,39 @@ def _contents(values: Nested) -> list[tuple[bytes, memoryview]]:
     ]
 
 
+def _scalar_contents(values: np.ndarray | pa.StringArray) -> Iterable[tuple[bytes | memoryview, ...]]:
+    if isinstance(values, np.ndarray):
+        return [(number.tobytes(),) for number in _canonical(values)]
+    return _text_contents(values, np.ones(len(values), np.int64))
+
+
+def _canonical(numbers: np.ndarray) -> np.ndarray:
+    """Little-endian float64 with one spelling of zero and of NaN."""
+    wide = numbers.astype("<f8")
+    wide += 0.0  # -0.0 equals 0.0
+    wide[np.isnan(wide)] = np.nan
+    return wide
+
+
+def _text_contents(texts: pa.StringArray, lengths: np.ndarray) -> Iterable[tuple[bytes | memoryview, ...]]:
+    """The bytes of each row's texts, and of their lengths so that no two rows look the same."""
+    if not len(texts):  # Arrow may give no offsets then; all rows are bad
+        yield from [()] * len(lengths)
+        return
+    texts = texts.fill_null("")
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    content = memoryview(texts.buffers()[2] or b"")
+    sizes = memoryview(np.diff(offsets).astype("<i8").tobytes())
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        number = np.int64(stop - start).tobytes()
+        yield number, sizes[8 * start : 8 * stop], content[int(offsets[start]) : int(offsets[stop])]
+
+
 def _reasons(checked: Checked) -> list[str | None]:
     reasons: list[str | None] = [None] * len(checked.good)
     for row, problem in zip(checked.rows, checked.problems, strict=True):
-        text = str(replace(problem, file="", row=None))
+        text = str(replace(problem, file="", row=None, line=None))
         reasons[row] = text if reasons[row] is None else f"{reasons[row]}; {text}"
     return reasons

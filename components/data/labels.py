@@ -5,8 +5,8 @@ codes   of each part: from its own code of a label to its place in `names`
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from components.data.columns import is_list, list_lengths
 from components.data.fates import Fates
 from components.data.indexes import Scan
 from components.data.records import Layout
-from components.data.splits import SPLITS, Strata, rarest, stratify
+from components.data.splits import SPLITS, Cuts, Strata, rarest, stratify
 from components.errors import DataError, Problem
 from conf.schema import FractionSplit
 
@@ -103,21 +103,58 @@ def reject_labels(fates: Fates, labels: Labels, unseen: np.ndarray, layout: Layo
             fates.reject(part, row, layout.target, message, step=step if layout.per_step else None)
 
 
-def strata_of(fates: Fates, labels: Labels, split: FractionSplit, layout: Layout) -> Strata:
-    """The split of every distinct sequence among the accepted rows."""
+@dataclass(frozen=True)
+class Pins:
+    """What a stratified split was made by, kept so that the next one with more rows moves none of the old.
+
+    Attributes:
+        order: the labels, the rarest first: the class of a labeller's sequence is its rarest label.
+        cuts: where the hashes of each class are cut.
+    """
+
+    order: tuple[str, ...] = ()
+    cuts: Mapping[str, Cuts] = field(default_factory=dict)
+
+
+def strata_of(
+    fates: Fates, labels: Labels, split: FractionSplit, layout: Layout, pins: Pins | None = None
+) -> tuple[Strata, Pins]:
+    """The split of every distinct sequence among the accepted rows, and what it was made by.
+
+    A label that is new since the pins were made counts as rarer than the old ones, whose order stays.
+    """
+    pins = pins or Pins()
     num_labels = len(labels.names)
     num_rows = np.zeros(num_labels, np.int64)
     for part, scan in enumerate(fates.scans):
         rows, codes = labels.of(part, scan, fates.accepted(part))
         num_rows += np.bincount(np.unique(rows * num_labels + codes) % num_labels, minlength=num_labels)
+    known = {name: place for place, name in enumerate(pins.order)}
+    order = sorted(
+        range(num_labels),
+        key=lambda code: (labels.names[code] in known, known.get(labels.names[code], num_rows[code]), code),
+    )
+    rank = np.empty(num_labels, np.int64)
+    rank[order] = np.arange(num_labels)
     classes, digests = [np.zeros(0, np.int64)], [pa.array([], pa.binary(16))]
     for part, scan in enumerate(fates.scans):
         rows, codes = labels.of(part, scan, fates.accepted(part))
         if len(rows):
-            classes.append(rarest(codes, np.unique(rows, return_counts=True)[1], num_rows))
+            classes.append(rarest(codes, np.unique(rows, return_counts=True)[1], rank))
             digests.append(scan.index.array("digest").filter(pa.array(fates.accepted(part))))
     task = "labelling" if layout.per_step else "classification"
-    return stratify(split, digests=pa.concat_arrays(digests), classes=np.concatenate(classes), task=task)
+    strata = stratify(
+        split,
+        digests=pa.concat_arrays(digests),
+        classes=np.concatenate(classes),
+        task=task,
+        pinned={code: pins.cuts[name] for code, name in enumerate(labels.names) if name in pins.cuts},
+    )
+    cuts = {labels.names[code]: found for code, found in strata.cuts.items()}
+    names = tuple(labels.names[code] for code in order)
+    # What no row has any more may come back.
+    gone = tuple(name for name in pins.order if name not in set(names))
+    return strata, Pins((*names, *gone), {**pins.cuts, **cuts})
 
 
 def _rows_with(fates: Fates, labels: Labels, wanted: np.ndarray) -> Iterator[tuple[int, int, int, int]]:

@@ -4,12 +4,13 @@ scan_part    rows of a part ─▶ its index: everything the whole-data checks n
 write_part   rows of a part and their fates ─▶ pieces, one for each shard, and the rejected rows
 write_shard  (shards.py) pieces ─▶ one shard in its own order
 
-finish       what the shards say ─▶ encoding.json, manifest.json, profile.json
+finish       what the shards say ─▶ encoding.json, manifest.json, profile.json, pins.json if stratified
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from components.data.audits import Audit
 from components.data.columns import innermost, is_list, list_lengths
 from components.data.encoders import fit, merged
 from components.data.indexes import Index, IndexWriter, Scan
-from components.data.labels import MAX_LABELS, too_many_labels
-from components.data.readers import Part, scan
-from components.data.records import Checked, Layout, check
-from components.data.shards import Piece, Shard, flat_rows, num_shards, schema, shard_of
+from components.data.labels import MAX_LABELS, Pins, too_many_labels
+from components.data.notices import notices
+from components.data.readers import scan
+from components.data.readers.sources import Part
+from components.data.records import Checked, Field, Layout, check
+from components.data.shards import Content, Piece, Shard, flat_rows, num_shards, schema, shard_of
 from components.data.splits import SPLITS
+from components.data.tags import illegal
 from components.errors import NUM_SHOWN, Problem
 from components.served.encoding import Encoding
 from conf.schema import Settings
@@ -38,18 +42,23 @@ class Order:
     """What `write_part` needs to know of the whole."""
 
     layout: Layout
-    kinds: tuple[pa.DataType, ...]  # of the inputs' numbers
+    content: Content
     shards: tuple[int, ...]  # of each split
+    features: tuple[int, ...]  # of each input and context column
 
     @classmethod
     def of(cls, audit: Audit, scans: Sequence[Scan], layout: Layout) -> "Order":
         """How many shards each split gets follows from its values alone."""
         schemas = [scan.part.source.schema for scan in scans]
-        kinds = tuple(_number_kind(schemas, column) for column in layout.inputs)
+        content = Content(
+            inputs=tuple(_value_kind(schemas, field) for field in layout.fields),
+            context=tuple(pa.string() if field.is_text else pa.float64() for field in layout.context),
+            per_step=layout.per_step,
+        )
         width = sum(audit.widths)
         sizes = zip(audit.num_rows, audit.num_steps, strict=True)
         shards = tuple(num_shards(rows, steps * width) for rows, steps in sizes)
-        return cls(layout, kinds, shards)
+        return cls(layout, content, shards, (*audit.widths, *(1 for _ in layout.context)))
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def scan_part(part: Part, *, layout: Layout, scratch: str) -> Scan:
     num_problems, row = 0, part.first_row
     with IndexWriter(path, layout) as writer:
         for batch in scan(part, layout.columns):
-            checked = check(batch, layout, file=part.source.name, first_row=row)
+            checked = check(batch, layout, source=part.source, first_row=row)
             writer.add(checked, layout)
             problems += checked.problems[: NUM_SHOWN - len(problems)]
             num_problems += len(checked.problems)
@@ -102,13 +111,13 @@ def write_part(
     path = Path(scratch) / f"rows-{part.number:06d}.arrow"
     rejected: list[pa.Table] = []
     at = 0
-    with _PieceWriter(path, schema(order.kinds, per_step=layout.per_step)) as writer:
+    with _PieceWriter(path, schema(order.content)) as writer:
         for batch in scan(part, layout.columns):
             size = len(batch)
             fates = codes[at : at + size]
             if (fates < 0).any():
                 rejected.append(rejects.table(batch, fates < 0, reasons, at, part))
-            checked = check(batch, layout, file=part.source.name, first_row=part.first_row + at)
+            checked = check(batch, layout, source=part.source, first_row=part.first_row + at)
             rows = _rows(checked, y.slice(at, size), digests.slice(at, size), label_codes, order, part, at)
             for split in range(len(SPLITS)):
                 chosen = np.flatnonzero(fates == split)
@@ -126,33 +135,67 @@ def finish(
     shards: Mapping[str, Sequence[Shard]], *, audit: Audit, settings: Settings, order: Order, target: Path
 ) -> dict[str, Any]:
     """Fit the encoding on the training shards and write what describes the whole; the manifest."""
-    inputs = settings.data.inputs
-    statistics = [
-        merged([shard.statistics[i] for shard in shards["train"] if shard.rows]) for i in range(len(inputs))
-    ]
-    parts = tuple(fit(part.column, part.scale, each) for part, each in zip(inputs, statistics, strict=True))
-    encoding = Encoding(settings.task, parts, audit.labels)
+    data = settings.data
+    columns = (*data.inputs, *data.context)
+    statistics = {
+        name: [merged([shard.statistics[i] for shard in of_split if shard.rows]) for i in range(len(columns))]
+        for name, of_split in shards.items()
+    }
+    fitted = [fit(part, each) for part, each in zip(columns, statistics["train"], strict=True)]
+    encoding = Encoding(
+        task=settings.task,
+        inputs=tuple(fitted[: len(data.inputs)]),
+        labels=audit.labels,
+        context=tuple(fitted[len(data.inputs) :]),  # type: ignore[arg-type]
+        max_length=data.max_length,
+        overlap=data.overlap,
+    )
+    layout = order.layout
     manifest = {
         "format": FORMAT,
         "splits": {name: _split(of_split) for name, of_split in shards.items()},
-        "inputs": [
-            {"column": part.column, "features": part.features, "dtype": str(kind)}
-            for part, kind in zip(parts, order.kinds, strict=True)
-        ],
+        "inputs": _described(layout.fields, order.features, order.content.inputs),
+        "context": _described(layout.context, repeat(1), order.content.context),
         "labels": list(audit.labels),
         "rejected": audit.num_rejected,
     }
-    profile = {
+    profile: dict[str, Any] = {
         "splits": {
             name: profiles.of_split(_lengths(of_split), _label_counts(of_split, audit.labels))
             for name, of_split in shards.items()
         },
-        "inputs": profiles.of_inputs([part.column for part in inputs], statistics),
+        "inputs": profiles.of_columns(fitted, statistics),
         "padding": profiles.padding_waste(_lengths(shards["train"])),
     }
-    for name, value in (("encoding", encoding.to_json()), ("manifest", manifest), ("profile", profile)):
+    if (scheme := data.target.scheme) != "none":
+        for name, of_split in shards.items():
+            pairs = illegal(_transitions(of_split), audit.labels, scheme)
+            profile["splits"][name]["illegal_tags"] = pairs
+    profile["notices"] = notices(profile)
+    described = {"encoding": encoding.to_json(), "manifest": manifest, "profile": profile}
+    if audit.pins is not None:
+        described["pins"] = {"split": split_key(settings), **asdict(audit.pins)}
+    for name, value in described.items():
         (target / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf8")
     return manifest
+
+
+def split_key(settings: Settings) -> str:
+    """What two stratified splits must agree in for the pins of one to mean anything to the other."""
+    data = settings.data
+    columns = [part.column for part in (*data.inputs, *data.context)]
+    return json.dumps([settings.task, data.split.model_dump(mode="json"), data.target.column, columns])
+
+
+def pins_in(folder: Path, settings: Settings) -> Pins | None:
+    """What the prepared data in a folder was split by, if it was stratified with the same settings."""
+    try:
+        stored = json.loads((folder / "pins.json").read_text("utf8"))
+    except FileNotFoundError:
+        return None
+    if stored["split"] != split_key(settings):
+        return None
+    return Pins(tuple(stored["order"]), {name: tuple(cuts) for name, cuts in stored["cuts"].items()})
 
 
 class _PieceWriter:
@@ -195,16 +238,18 @@ def _rows(
     size = len(y)
     first = part.position + at
     columns = {
-        "row": np.arange(first, first + size),
+        "row": checked.positions.fill_null(pa.array(np.arange(first, first + size))),
         "id": checked.ids,
-        "file": pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), [part.source.name]),
+        "file": _files(checked.positions, part),
         "length": checked.inputs[0].lengths.astype(np.int32),
         "y": _labels(y, label_codes),
         "digest": digests,
     }
-    for i, (values, kind) in enumerate(zip(checked.inputs, order.kinds, strict=True)):
+    for i, (values, kind) in enumerate(zip(checked.inputs, order.content.inputs, strict=True)):
         columns[f"x{i}"] = flat_rows(values, kind)
-    rows = schema(order.kinds, per_step=order.layout.per_step)
+    for i, (single, kind) in enumerate(zip(checked.context, order.content.context, strict=True)):
+        columns[f"c{i}"] = pa.array(single, kind) if isinstance(single, np.ndarray) else single
+    rows = schema(order.content)
     return pa.record_batch([columns[name] for name in rows.names], rows)
 
 
@@ -215,11 +260,35 @@ def _labels(y: pa.Array, label_codes: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(label_codes[y.flatten().to_numpy()]))
 
 
-def _number_kind(schemas: Sequence[pa.Schema], column: str) -> pa.DataType:
-    """The number type of an input; files in which the column is all null do not count."""
-    kinds = [innermost(each.field(column).type)[0] for each in schemas]
+def _files(positions: pa.Array, part: Part) -> pa.DictionaryArray:
+    """The file of each row; of a row made of several, that of the first."""
+    source = part.source
+    if not source.origins:
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(positions), np.int32)), [source.name])
+    firsts = np.array([origin.first for origin in source.origins])
+    places = np.searchsorted(firsts, positions.to_numpy(), side="right") - 1
+    names = [origin.name for origin in source.origins]
+    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), names)
+
+
+def _value_kind(schemas: Sequence[pa.Schema], field: Field) -> pa.DataType:
+    """The type of an input's values; files in which the column is all null do not count."""
+    if field.is_text:
+        return pa.string()
+    if field.gaps:
+        return pa.float64()
+    kinds = [innermost(each.field(field.column).type)[0] for each in schemas]
     kind = next((kind for kind in kinds if not pa.types.is_null(kind)), pa.float64())
     return pa.uint8() if pa.types.is_boolean(kind) else kind
+
+
+def _described(
+    fields: Sequence[Field], features: Iterable[int], kinds: Sequence[pa.DataType]
+) -> list[dict[str, Any]]:
+    return [
+        {"column": field.column, "kind": field.kind, "features": width, "dtype": str(kind)}
+        for field, width, kind in zip(fields, features, kinds, strict=False)
+    ]
 
 
 def _split(shards: Sequence[Shard]) -> dict[str, Any]:
@@ -232,6 +301,10 @@ def _split(shards: Sequence[Shard]) -> dict[str, Any]:
 
 def _lengths(shards: Sequence[Shard]) -> np.ndarray:
     return np.concatenate([shard.lengths for shard in shards]).astype(np.int64)
+
+
+def _transitions(shards: Sequence[Shard]) -> np.ndarray:
+    return np.sum([shard.transitions for shard in shards if shard.transitions is not None], axis=0)
 
 
 def _label_counts(shards: Sequence[Shard], labels: Sequence[str]) -> dict[str, int]:

@@ -2,16 +2,24 @@
 
 profile.json
   splits    {train: {rows, steps, lengths: {min, mean, median, max, histogram}, labels: {label: count}}}
-  inputs    [{column, features: [{mean, std, min, max}], constant: [..]}]   of training steps
+  inputs    of training steps, one entry for each input and context column
+            numeric          {column, kind, features: [{mean, std, min, max, missing}], constant: [..]}
+            token, category  {column, kind, distinct, known, most_frequent, coverage: {train: 0.98, ..}}
+            with a tag scheme also illegal_tags: {"O > I-PER": count}
   padding   {unsorted, by_length}   share of padded steps in batches of 64
+  notices   [sentence]              what is no fault but worth a look
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from components.data.encoders import Statistics
+from components.data.encoders import Counts, Statistics
+from components.served.encoding import InputEncoding, kind_of
+from components.served.numbers import NumericEncoding
+from components.served.symbols import UNKNOWN, CategoryEncoding, TokenEncoding
 
 NUM_BINS = 20
 MAX_FEATURES = 1024
@@ -36,26 +44,63 @@ def of_split(lengths: np.ndarray, label_counts: Mapping[str, int]) -> dict[str, 
     }
 
 
-def of_inputs(columns: Sequence[str], statistics: Sequence[Statistics]) -> list[dict[str, Any]]:
-    """Each input's features over the training steps; the first 1,024 features of each."""
-    return [
-        {
-            "column": column,
-            "features": [
-                {"mean": mean, "std": std, "min": low, "max": high}
-                for mean, std, low, high in zip(
-                    each.mean[:MAX_FEATURES].tolist(),
-                    each.deviation[:MAX_FEATURES].tolist(),
-                    each.low[:MAX_FEATURES].tolist(),
-                    each.high[:MAX_FEATURES].tolist(),
-                    strict=True,
-                )
-            ],
-            "num_features": len(each.mean),
-            "constant": np.flatnonzero(each.constant).tolist(),
-        }
-        for column, each in zip(columns, statistics, strict=True)
-    ]
+def of_columns(
+    fitted: Sequence[InputEncoding], statistics: Mapping[str, Sequence[Statistics | Counts]]
+) -> list[dict[str, Any]]:
+    """Each input's and context column's values over the training steps.
+
+    Args:
+        fitted: the columns' encodings.
+        statistics: by split, of each column.
+    """
+    found = []
+    for i, part in enumerate(fitted):
+        train = statistics["train"][i]
+        if isinstance(train, Statistics):
+            found.append(_of_numbers(part.column, train))
+        else:
+            counts = {name: each[i].numbers for name, each in statistics.items()}  # type: ignore[union-attr]
+            found.append(_of_symbols(part, counts))
+    return found
+
+
+def _of_numbers(column: str, statistics: Statistics) -> dict[str, Any]:
+    """The first 1,024 features."""
+    names = ("mean", "deviation", "low", "high", "missing")
+    columns = [getattr(statistics, name)[:MAX_FEATURES].tolist() for name in names]
+    return {
+        "column": column,
+        "kind": "numeric",
+        "features": [
+            {"mean": mean, "std": std, "min": low, "max": high, "missing": missing}
+            for mean, std, low, high, missing in zip(*columns, strict=True)
+        ],
+        "num_features": len(statistics.mean),
+        "constant": np.flatnonzero(statistics.constant).tolist(),
+    }
+
+
+def _of_symbols(part: InputEncoding, counts: Mapping[str, Counter[str]]) -> dict[str, Any]:
+    assert not isinstance(part, NumericEncoding)
+    known = part.tokens if isinstance(part, TokenEncoding) else part.categories
+    frequent = sorted(counts["train"].items(), key=lambda item: (-item[1], item[0]))[:NUM_BINS]
+    return {
+        "column": part.column,
+        "kind": kind_of(part),
+        "distinct": len(counts["train"]),
+        "known": len(known),
+        "most_frequent": dict(frequent),
+        "coverage": {name: _coverage(part, numbers) for name, numbers in counts.items()},
+    }
+
+
+def _coverage(part: TokenEncoding | CategoryEncoding, numbers: Counter[str]) -> float:
+    """Share of the steps whose symbol is known."""
+    texts = list(numbers)
+    is_known = part.apply(texts)[:, 0] != UNKNOWN
+    return sum(numbers[text] for text, known in zip(texts, is_known, strict=True) if known) / max(
+        1, sum(numbers.values())
+    )
 
 
 def padding_waste(lengths: np.ndarray, *, batch_size: int = BATCH_SIZE) -> dict[str, float]:

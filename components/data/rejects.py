@@ -1,6 +1,6 @@
 """Rows that were left out, as they were, with the reason and their place: rejected.parquet.
 
-reason  file  row   source.<column> ...     row counts from 0 within its file
+reason  file  row  line  source.<column> ...     row counts from 0 within its file; line from 1, in text files
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.data.columns import is_list, list_lengths, plain
-from components.data.readers import Part
+from components.data.readers.sources import LINE, OWN, POSITIONS, Part
 
 # Holds every int64 and every uint64.
 DIGITS = pa.decimal128(20, 0)
@@ -26,15 +26,29 @@ def table(
         first: the batch's first row in the part.
     """
     rows = np.flatnonzero(mask)
-    columns = {name: _in_plain(batch.column(name)).take(pa.array(rows)) for name in batch.schema.names}
+    names = [name for name in batch.schema.names if name not in OWN]
+    columns = {name: _in_plain(batch.column(name)).take(pa.array(rows)) for name in names}
+    files, places = _places(batch, rows, first, part)
+    lines = batch.column(LINE) if LINE in batch.schema.names else pa.nulls(len(batch), pa.int64())
     return pa.table(
         {
             "reason": pa.array([reasons[first + row] for row in rows.tolist()], pa.string()),
-            "file": pa.array([part.source.name] * len(rows), pa.string()),
-            "row": pa.array(part.first_row + first + rows, pa.int64()),
+            "file": pa.array(files, pa.string()),
+            "row": pa.array(places, pa.int64()),
+            "line": lines.take(pa.array(rows)),
             **{f"source.{name}": column for name, column in columns.items()},
         }
     )
+
+
+def _places(batch: pa.RecordBatch, rows: np.ndarray, first: int, part: Part) -> tuple[list[str], list[int]]:
+    """File and row of each; of a row made of several, those of the first."""
+    source = part.source
+    if not source.origins:
+        return [source.name] * len(rows), (part.first_row + first + rows).tolist()
+    made_of = batch.column(POSITIONS).take(pa.array(rows)).to_pylist()
+    found = [source.origin(min(positions)) for positions in made_of]
+    return [file for file, _ in found], [row for _, row in found]
 
 
 def write(tables: Sequence[pa.Table], target: str) -> None:

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.data.columns import Nested
-from components.data.encoders import Statistics
+from components.data.columns import Nested, Words
+from components.data.encoders import Counts, Statistics
 from components.data.indexes import DIGEST_BYTES
+from components.data.tags import transitions
 
 SHARD_VALUES = 1 << 24
 ROW_VALUES = 16  # what a row weighs beside its values
@@ -45,18 +46,34 @@ class Shard:
     sha256: str
     lengths: np.ndarray  # (rows,) int32
     label_counts: np.ndarray  # (C,) int64
-    statistics: tuple[Statistics, ...]  # of each input
+    statistics: tuple[Statistics | Counts, ...]  # of each input, then of each context column
+    transitions: np.ndarray | None = None  # (C + 1, C + 1) how often a tag follows another, where asked for
 
 
-def schema(kinds: Sequence[pa.DataType], *, per_step: bool) -> pa.Schema:
-    """The columns of a shard; `kinds` are the inputs' number types."""
+@dataclass(frozen=True)
+class Content:
+    """What the columns of the inputs and of the context hold: Arrow's type of a value."""
+
+    inputs: tuple[pa.DataType, ...]
+    context: tuple[pa.DataType, ...]
+    per_step: bool
+
+    def names(self) -> list[str]:
+        """Columns of the inputs, then of the context."""
+        inputs = [f"x{i}" for i in range(len(self.inputs))]
+        return inputs + [f"c{i}" for i in range(len(self.context))]
+
+
+def schema(content: Content) -> pa.Schema:
+    """The columns of a shard."""
     columns = {
         "row": pa.int64(),
         "id": pa.string(),
         "file": pa.dictionary(pa.int32(), pa.string()),
         "length": pa.int32(),
-        **{f"x{i}": pa.list_(kind) for i, kind in enumerate(kinds)},
-        "y": pa.list_(pa.int32()) if per_step else pa.int32(),
+        **{f"x{i}": pa.list_(kind) for i, kind in enumerate(content.inputs)},
+        **{f"c{i}": kind for i, kind in enumerate(content.context)},
+        "y": pa.list_(pa.int32()) if content.per_step else pa.int32(),
         "digest": pa.binary(DIGEST_BYTES),
     }
     return pa.schema(columns)
@@ -75,14 +92,24 @@ def shard_of(digests: pa.FixedSizeBinaryArray, num: int) -> np.ndarray:
     return (pairs[:, 0] * 256 + pairs[:, 1]) * num // 65536
 
 
-def flat_rows(values: Nested, kind: pa.DataType) -> pa.ListArray:
+def flat_rows(values: Nested | Words, kind: pa.DataType) -> pa.ListArray:
     """Each row's values laid end to end, of the column's own type."""
+    if isinstance(values, Words):
+        offsets = np.concatenate([[0], np.cumsum(values.lengths)]).astype(np.int32)
+        return pa.ListArray.from_arrays(offsets, values.values)
     offsets = np.concatenate([[0], values.row_ends]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(values.values, kind))
 
 
 def write_shard(
-    pieces: Sequence[Piece], *, target: str, name: str, features: Sequence[int], num_labels: int
+    pieces: Sequence[Piece],
+    *,
+    target: str,
+    name: str,
+    features: Sequence[int],
+    quantiles: Sequence[bool],
+    num_labels: int,
+    follow: bool = False,
 ) -> Shard:
     """Put the pieces of one shard in order and write it.
 
@@ -90,7 +117,10 @@ def write_shard(
         pieces: the rows of this shard.
         target: the prepared data's folder.
         name: the shard's file below it.
-        features: of each input.
+        features: of each input and context column.
+        quantiles: whether the encoding of each needs them.
+        num_labels: C.
+        follow: whether to count which label follows which.
     """
     table = _in_order(pa.concat_tables([_read(piece) for piece in pieces]).unify_dictionaries())
     path = Path(target) / name
@@ -106,10 +136,25 @@ def write_shard(
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         lengths=lengths,
         label_counts=np.bincount(codes.to_numpy(), minlength=num_labels),
-        statistics=tuple(
-            Statistics.of(_values(table[f"x{i}"], each)) for i, each in enumerate(features) if len(table)
-        ),
+        statistics=_statistics(table, features, quantiles) if len(table) else (),
+        transitions=transitions(codes.to_numpy(), lengths, num_labels) if follow and len(table) else None,
     )
+
+
+def _statistics(
+    table: pa.Table, features: Sequence[int], quantiles: Sequence[bool]
+) -> tuple[Statistics | Counts, ...]:
+    names = [name for name in table.schema.names if name[0] in "xc"]
+    found: list[Statistics | Counts] = []
+    for name, width, exact in zip(names, features, quantiles, strict=True):
+        column = table[name].combine_chunks()
+        values = column.flatten() if pa.types.is_list(column.type) else column
+        if pa.types.is_string(values.type):
+            found.append(Counts.of(values))
+        else:
+            numbers = values.to_numpy(zero_copy_only=False).reshape(-1, width)
+            found.append(Statistics.of(numbers, quantiles=exact))
+    return tuple(found)
 
 
 def _read(piece: Piece) -> pa.Table:
@@ -130,8 +175,3 @@ def _in_order(table: pa.Table) -> pa.Table:
     ranked = table.select(["digest"]).append_column("rank", pa.array(rank))
     order = pc.sort_indices(ranked, [("digest", "ascending"), ("rank", "ascending")])
     return table.take(order).combine_chunks()
-
-
-def _values(column: pa.ChunkedArray, features: int) -> np.ndarray:
-    flat = column.combine_chunks().flatten()
-    return flat.to_numpy(zero_copy_only=False).reshape(-1, features)

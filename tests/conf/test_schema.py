@@ -18,6 +18,7 @@ from conf.schema import (
     ModelSettings,
     NumericInput,
     RegisterSettings,
+    TimeSplit,
     Settings,
     TargetSettings,
     TrainSettings,
@@ -114,6 +115,9 @@ def test_register_is_written_as_in_files() -> None:
         lambda: NumericInput(column=""),
         lambda: FractionSplit(by="hash", valid=0.0, test=0.1),
         lambda: FractionSplit(by="hash", valid=0.5, test=0.5),
+        lambda: FractionSplit(by="hash", valid=0.1, test=0.1, folds=1),
+        lambda: FractionSplit(by="hash", valid=0.1, test=0.1, folds=101),
+        lambda: FractionSplit(by="hash", valid=0.1, test=0.1, folds=5, fold=-1),
         lambda: ColumnSplit(column="fold", valid=(), test=(0,)),
         lambda: ColumnSplit(column="fold", valid=1.0, test=(0,)),
         lambda: ColumnSplit(column="fold", valid=(0, 1), test=(0,)),
@@ -125,7 +129,16 @@ def test_register_is_written_as_in_files() -> None:
         lambda: data(path=""),
         lambda: data(inputs=()),
         lambda: data(context=("speaker",)),
-        lambda: data(max_length=10),
+        lambda: data(max_length=1),
+        lambda: data(max_length=10, overlap=10),
+        lambda: data(overlap=1),
+        lambda: data(layout="step"),
+        lambda: data(order="t"),
+        lambda: data(format="xml"),
+        lambda: TimeSplit(by="time", column="at", valid="2024-01-01", test="2024-02-01", gap="1 month"),
+        lambda: FractionSplit(by="group", valid=0.1, test=0.1),
+        lambda: FractionSplit(by="hash", column="id", valid=0.1, test=0.1),
+        lambda: NumericInput(column="x", indicator=True),
     ],
 )
 def test_impossible_values_are_refused(make: Callable[[], object]) -> None:
@@ -193,3 +206,24 @@ def test_what_only_classifiers_have_is_refused_for_a_labeller() -> None:
     assert settings(task="classification", **changes).task == "classification"
     with pytest.raises(ValidationError, match="no readout"):
         settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"by": "hash", "folds": 5, "fold": 5}, "there is no fold 5 of 5"),
+        ({"by": "hash", "fold": 1}, "without folds there is none to choose"),
+        ({"by": "stratified", "folds": 5}, "there are no stratified folds"),
+        ({"by": "group", "folds": 5}, "needs the column"),
+    ],
+)
+def test_a_fold_is_one_of_those_there_are(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        FractionSplit(valid=0.1, test=0.1, **values)
+
+
+def test_with_folds_the_share_that_tests_has_no_effect() -> None:
+    split = FractionSplit(by="hash", valid=0.5, test=0.5, folds=10, fold=9)
+    assert (split.folds, split.fold) == (10, 9)
+    plain = FractionSplit(by="hash", valid=0.1, test=0.1)
+    assert (plain.folds, plain.fold) == (None, 0)

@@ -130,3 +130,88 @@ def test_several_files_are_one_set_of_rows(run):
     parts = run(first, second)
     assert [*parts.codes[0], *parts.codes[1]] == whole.codes[0].tolist()
     assert (parts.num_rows, parts.labels) == (whole.num_rows, whole.labels)
+
+
+DAYS = {"t": [f"2024-05-{i + 1:02}" for i in range(12)]}
+BY_TIME = {"by": "time", "column": "t", "valid": "2024-05-07", "test": "2024-05-11"}
+
+
+def alternating(**changes) -> dict:
+    return table(label=["n", "y"] * 6, **{**DAYS, **changes})
+
+
+def test_rows_in_the_gap_are_set_aside_with_the_reason_and_are_no_problem(run):
+    found = run(alternating(), split={**BY_TIME, "gap": "2d"})
+    expected = [TRAIN] * 4 + [REJECTED] * 2 + [VALID] * 2 + [REJECTED] * 2 + [TEST] * 2
+    assert found.codes[0].tolist() == expected
+    reason = "column t: in the gap of 2d before valid or test"
+    assert found.reasons[0] == dict.fromkeys((4, 5, 8, 9), reason)
+    assert (found.num_rejected, found.num_rows) == (4, (4, 2, 2))
+    assert run(alternating(), split=BY_TIME).num_rejected == 0
+
+
+def test_a_copy_of_a_row_in_the_gap_may_train(run):
+    rows = alternating()
+    rows["x"][0] = rows["x"][8]
+    assert "the same sequence stands in train and in valid" in refused(run, rows, split=BY_TIME)
+    assert run(rows, split={**BY_TIME, "gap": "2d"}).codes[0][0] == TRAIN
+
+
+def test_a_time_that_cannot_be_compared_with_the_settings_is_a_problem_of_its_row(run):
+    odd = {3: "soon", 8: "2024-05-09T00:00:00Z"}
+    rows = alternating(t=[odd.get(i, day) for i, day in enumerate(DAYS["t"])])
+    text = refused(run, rows, split=BY_TIME)
+    assert text.startswith("The data has 2 problems:")
+    for row, value in odd.items():
+        expected = f"received '{value}', expected a value like '2024-05-07' of the settings"
+        assert f"row {row}, column t: {expected}" in text
+    assert list(run(rows, split=BY_TIME, on_bad_row="drop").reasons[0]) == list(odd)
+
+
+def test_boundaries_that_cannot_be_compared_are_refused_before_any_row(run):
+    text = refused(run, alternating(), split={**BY_TIME, "test": "2024-05-02"})
+    assert text.startswith("data.split cannot be used: valid must be earlier than test.")
+
+
+@pytest.mark.parametrize("n", [60, 300])
+def test_no_group_is_in_two_splits(run, n):
+    who = [f"person {i * i % 37}" for i in range(n)]
+    rows = table(n, who=who, label=["ny"[i % 2] for i in range(n)])
+    split = {"by": "group", "column": "who", "valid": 0.3, "test": 0.3}
+    found = run({name: values[: n // 3] for name, values in rows.items()},
+                {name: values[n // 3 :] for name, values in rows.items()}, split=split)  # fmt: skip
+    codes = [*found.codes[0].tolist(), *found.codes[1].tolist()]
+    assert set(codes) == {TRAIN, VALID, TEST}
+    assert len(set(zip(who, codes, strict=True))) == len(set(who))
+
+
+def test_a_sequence_that_two_groups_share_is_not_in_two_splits(run):
+    rows = table(60, who=[f"person {i}" for i in range(60)], label=["n", "y"] * 30)
+    split = {"by": "group", "column": "who", "valid": 0.3, "test": 0.3}
+    codes = run(rows, split=split).codes[0]
+    one, other = codes.tolist().index(TRAIN), codes.tolist().index(TEST)
+    rows["x"][one] = rows["x"][other]
+    assert "the same sequence stands in train and in test" in refused(run, rows, split=split)
+
+
+@pytest.fixture
+def tagged(make_settings, make_scans):
+    def audit_of(tags: list[str], scheme: str):
+        settings = make_settings("labelling", target={"column": "label", "scheme": scheme})
+        rows = table(label=[[tag, "O"] for tag in tags * (12 // len(tags))])
+        return audit(make_scans(settings, rows), layout=Layout.of(settings), settings=settings)
+
+    return audit_of
+
+
+def test_a_label_that_is_no_tag_of_the_scheme_is_named(tagged):
+    assert tagged(["B-X", "I-X"], "BIO").labels == ("B-X", "I-X", "O")
+    assert tagged(["S-X", "NOUN"], "none").labels == ("NOUN", "O", "S-X")
+    with pytest.raises(DataError) as caught:
+        tagged(["S-X", "NOUN"], "BIO")
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"column label: '{tag}' is no tag of the scheme BIO, which has B-..., I-... and O"
+        for tag in ("NOUN", "S-X")
+    ]
+    with pytest.raises(DataError, match="'NOUN' is no tag of the scheme BIOES"):
+        tagged(["S-X", "NOUN"], "BIOES")

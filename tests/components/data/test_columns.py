@@ -4,6 +4,8 @@ import pytest
 
 from components.data.columns import (
     innermost,
+    instant_fault,
+    instants,
     is_extension,
     list_lengths,
     nested,
@@ -12,6 +14,8 @@ from components.data.columns import (
     text_fault,
     text_kind,
     texts,
+    with_gaps,
+    words,
 )
 
 ROWS = [[[9, 9]], [[1, 2], [3, 4]], None, [], [[5, 6], None, [7, None]]]
@@ -122,3 +126,61 @@ def test_types_are_described_by_what_they_hold():
     ]  # fmt: skip
     assert plain(pa.large_list(pa.dictionary(pa.int8(), pa.large_string()))) == pa.list_(pa.string())
     assert list_lengths(pa.array([[1], None, []])).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("outer", LISTS)
+@pytest.mark.parametrize("inner", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_words_of_any_kind_of_list_lie_flat_the_same_way(outer, inner):
+    rows = [["left out"], ["b", "a b"], None, [], ["c", None, ""]]
+    flat = words(pa.array(rows, outer(inner)).slice(1))
+    assert flat.valid.tolist() == [True, False, True, True]
+    assert flat.lengths.tolist() == [2, 0, 0, 3]
+    assert flat.row_widths.tolist() == [1, 0, 0, 1]
+    assert flat.values.to_pylist() == ["b", "a b", "c", None, ""]
+
+
+def test_text_is_cut_into_words_where_python_would_cut_it():
+    # A served model cuts raw rows with str.split.
+    texts = [f"{chr(code)}a{chr(code)}{chr(code)}b " for code in range(0x3100) if not 0xD800 <= code < 0xE000]
+    flat = words(pa.array([*texts, "", "  ", None]))
+    assert flat.values.to_pylist() == [word for text in texts for word in text.split()]
+    assert flat.lengths.tolist() == [len(text.split()) for text in texts] + [0, 0, 0]
+    assert flat.valid.tolist() == [True] * (len(texts) + 2) + [False]
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.list_(pa.null()), pa.list_(pa.string())])
+def test_a_column_without_a_word_is_read_too(kind):
+    flat = words(pa.array([None, None], kind))
+    assert (flat.valid.tolist(), flat.lengths.tolist(), len(flat.values)) == ([False] * 2, [0, 0], 0)
+
+
+def test_missing_values_that_are_filled_in_are_nan_but_a_missing_step_stays_one():
+    flat = with_gaps(nested(pa.array([[[1, None], None], [[3, 4]]], pa.list_(pa.list_(pa.int8())))))
+    np.testing.assert_array_equal(flat.values, [1, np.nan, 3, 4])
+    assert flat.values.dtype == np.float64
+    assert flat.value_valid.all()
+    assert flat.step_valid.tolist() == [True, False, True]
+    single = with_gaps(nested(pa.array([[1.5, None, float("nan")]], pa.list_(pa.float32()))))
+    np.testing.assert_array_equal(single.values, [1.5, np.nan, np.nan])
+    assert single.step_valid.all() and single.value_valid.all()
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([19844, None], pa.date32()), ["2024-05-01", None]),
+        (pa.array([1714521600500], pa.timestamp("ms")), ["2024-05-01T00:00:00.500"]),
+        (pa.array([1714521600], pa.timestamp("s", "UTC")), ["2024-05-01T00:00:00Z"]),
+        (pa.array([1714521600], pa.timestamp("s", "Europe/Berlin")), ["2024-05-01T02:00:00+0200"]),
+        (pa.array([1.5, 1e300]), ["1.5", "1e+300"]),
+        (pa.array(["at noon"]), ["at noon"]),
+    ],
+)
+def test_instants_are_text_as_iso_8601_spells_it(column, expected):
+    assert instants(column).to_pylist() == expected
+    assert instant_fault(column.type) == ""
+
+
+def test_lists_and_bytes_do_not_say_when():
+    for kind in (pa.list_(pa.date32()), pa.binary(), pa.time32("s")):
+        assert instant_fault(kind) != ""

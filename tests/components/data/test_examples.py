@@ -31,6 +31,7 @@ def prepared(folder, lengths, *, features=2, ids=True, dtype=np.uint8):
     manifest = {
         "splits": {"test": {"rows": len(lengths), "steps": int(sum(lengths)), "shards": shards}},
         "inputs": [{"column": "frames", "features": features, "dtype": str(np.dtype(dtype))}],
+        "context": [],
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf8")
     return split
@@ -74,3 +75,26 @@ def test_no_more_rows_are_given_than_there_are(tmp_path):
 def test_a_split_without_rows_is_named(tmp_path):
     with pytest.raises(ValueError, match="test holds no rows"):
         examples(prepared(tmp_path, []), most=1)
+
+
+def test_context_is_one_value_a_row_and_what_is_missing_is_null(tmp_path):
+    split = prepared(tmp_path, [0, 2], dtype=np.float64)
+    nan = float("nan")
+    columns = {
+        "row": [0, 1], "id": ["a", "b"], "length": pa.array([2, 1], pa.int32()),
+        "x0": [[1.0, nan, 3.0, 4.0], [5.0, 6.0]], "x1": [["Der", "Hund"], ["ja"]],
+        "c0": [nan, 2.5], "c1": ["f", "m"],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), split / "part-00000.parquet")
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf8"))
+    manifest["inputs"].append({"column": "words", "features": 1})
+    manifest["context"] = [{"column": "age", "features": 1}, {"column": "sex", "features": 1}]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf8")
+    found = examples(split, most=2)
+    assert found.ids == ("b", "a")
+    assert found.values == {
+        "frames": [[[5.0, 6.0]], [[1.0, None], [3.0, 4.0]]],
+        "words": [["ja"], ["Der", "Hund"]],
+        "age": [2.5, None],
+        "sex": ["m", "f"],
+    }

@@ -1,12 +1,16 @@
 """Rows and what becomes of them, with their places in words."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from components.data import fates as module
 from components.data import readers
 from components.data.fates import REJECTED, UNDECIDED, Fates
 from components.data.preparation import scan_part
+from components.data.readers.sources import LINE, POSITIONS, Origin
 from components.data.records import Layout
 from components.data.splits import TEST, TRAIN
 from components.errors import NUM_SHOWN
@@ -116,3 +120,41 @@ def test_rows_without_an_id_are_in_no_stretch_of_ids(make_settings, make_scans):
     fates = Fates(make_scans(make_settings(id=None), rows))
     assert [len(table) for table in fates.stretches("id")] == [0]
     assert [len(table) for table in fates.stretches("digest")] == [2]
+
+
+GOOD = {"id": ["a", "b"], "x": [[1.0], [2.0]], "label": ["n"] * 2, "fold": [0] * 2}
+
+
+def test_rows_of_text_files_are_at_their_line(make_settings, make_scans):
+    fates = Fates(make_scans(make_settings(), {**GOOD, LINE: [2, 9]}))
+    assert fates.place(0, 1) == "a.parquet, line 9"
+    fates.reject(0, 1, "x", "no good", step=1)
+    assert [str(problem) for problem in fates.problems] == ["a.parquet, line 9, column x, step 1: no good"]
+
+
+def test_rows_made_of_several_are_at_the_first_of_them(make_settings, make_scans):
+    places = pa.array([[6, 3], [8, 5]], pa.list_(pa.int64()))
+    (scan,) = make_scans(make_settings(), {**GOOD, POSITIONS: places})
+    origins = (Origin("a.csv", 0), Origin("b.csv", 5))
+    scan = replace(scan, part=replace(scan.part, source=replace(scan.part.source, origins=origins)))
+    fates = Fates([scan])
+    assert [fates.place(0, row) for row in (0, 1)] == ["a.csv, row 3", "b.csv, row 0"]
+    assert str(fates.problem(0, 1, "x", "odd")) == "b.csv, row 0, column x: odd"
+
+
+def test_a_good_row_that_is_set_aside_is_no_problem(fates):
+    fates.set_aside(1, 0, "in the gap")
+    assert fates.accepted(1).tolist() == [False, True]
+    assert fates.reasons[1] == {0: "in the gap"}
+    assert (fates.num_problems, len(fates.problems)) == (2, 2)
+
+
+def test_all_rows_that_are_left_out_are_told_in_the_order_of_the_input(fates):
+    fates.reject(1, 1, "x", "no good")
+    fates.set_aside(0, 1, "in the gap")
+    assert [str(problem) for problem in fates.every_problem()] == [
+        "a.parquet, row 1: in the gap",
+        "a.parquet, row 2: column id: missing value",
+        "a.parquet, row 3: column x: empty sequence, expected at least 1 step",
+        "b.parquet, row 1: column x: no good",
+    ]

@@ -7,8 +7,15 @@ import pyarrow as pa
 import pytest
 
 from components.data import faults
-from components.data.columns import nested
-from components.data.faults import Fault, input_faults, label_faults, length_faults, missing_faults
+from components.data.columns import nested, with_gaps, words
+from components.data.faults import (
+    Fault,
+    input_faults,
+    label_faults,
+    length_faults,
+    missing_faults,
+    number_faults,
+)
 
 GOOD = [[1.0, 2.0], [3.0, 4.0]]
 
@@ -168,3 +175,48 @@ def test_labels_that_do_not_go_with_the_steps_or_have_holes():
         Fault(2, 1, None, "missing label"),
         Fault(7, 0, None, "missing label"),
     ]
+
+
+WORDS = (
+    (None, "missing value, expected a list of steps"),
+    ([], "empty sequence, expected at least 1 step"),
+    (["a", None, "b", None, "c", "d"], "6 steps, at most 5 are taken"),
+    (["a", None, None], "missing value"),
+)
+
+
+def test_every_faulty_row_of_words_is_found_once(monkeypatch):
+    monkeypatch.setattr(faults, "MAX_STEPS", 5)
+    rows = [row for row, _ in WORDS]
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        column = pa.array([["good"], *(rows[i] for i in order), ["x"] * 5], pa.list_(pa.string()))
+        found = {fault.row: fault for fault in input_faults(words(column))}
+        assert {row: fault.message for row, fault in found.items()} == {
+            1 + place: WORDS[i][1] for place, i in enumerate(order)
+        }
+        assert found[1 + order.index(3)].step == 1
+
+
+def test_nan_that_is_filled_in_later_is_no_fault_but_infinity_is():
+    rows = [[[1.0, None]], [[float("nan")] * 2], [[float("inf"), None]], [[None, 1e39], [1.0, 2.0]]]
+    column = pa.array(rows, pa.list_(pa.list_(pa.float64())))
+    found = input_faults(with_gaps(nested(column)))
+    assert [(fault.row, fault.step, fault.feature, fault.message.split(",")[0]) for fault in found] == [
+        (2, 0, 0, "inf"),
+        (3, 0, 1, "1e+39"),
+    ]
+
+
+def test_a_number_of_a_row_is_there_a_number_and_within_float32():
+    column = pa.array(["1", "x", None, "", " ", "inf", "-1e39", "nan"])
+    values = np.array([1.0, np.nan, np.nan, np.nan, np.nan, np.inf, -1e39, np.nan])
+    expected = [
+        Fault(1, None, None, "received 'x', expected a number"),
+        *(Fault(row, None, None, "missing value") for row in (2, 3, 4)),
+        Fault(5, None, None, "inf, expected a finite number within float32"),
+        Fault(6, None, None, "-1e+39, expected a finite number within float32"),
+        Fault(7, None, None, "nan, expected a finite number within float32"),
+    ]
+    assert list(number_faults(values, [1], column, gaps=False)) == expected
+    left = [fault for fault in expected if fault.row in (1, 5, 6)]
+    assert list(number_faults(values, [1], column, gaps=True)) == left

@@ -9,6 +9,7 @@ import pytest
 
 from components.data import readers
 from components.data.indexes import Index
+from components.data.readers.sources import LINE, POSITIONS
 
 ROW = {"id": ["a"], "x": [[1.0, 2.0]], "label": ["n"], "fold": [3]}
 
@@ -138,3 +139,71 @@ def test_without_the_columns_ids_and_keys_are_null(make_settings, make_scans):
     settings = make_settings(id=None, split={"by": "hash", "valid": 0.1, "test": 0.1})
     (scan,) = make_scans(settings, {"x": [[1.0]], "label": ["n"]})
     assert scan.index.table("id", "key", "reason").to_pylist() == [{"id": None, "key": None, "reason": None}]
+
+
+def token_digests(make_settings, make_scans, x: list, kind: pa.DataType | None = None) -> list[bytes]:
+    return digests(make_settings, make_scans, with_x(x, kind), inputs=[{"column": "x", "kind": "token"}])
+
+
+def test_tokens_cut_elsewhere_differ_and_their_layout_makes_no_difference(make_settings, make_scans):
+    cuts = [["ab", "c"], ["a", "bc"], ["abc"], ["a", "b", "c"], ["abc", ""], ["", "abc"]]
+    found = token_digests(make_settings, make_scans, cuts)
+    assert len(set(found)) == len(cuts)
+    views = pa.large_list(pa.dictionary(pa.int8(), pa.string()))
+    assert token_digests(make_settings, make_scans, cuts, views) == found
+    assert token_digests(make_settings, make_scans, ["ab c", "\ta  bc "]) == found[:2]
+
+
+def test_the_neighbours_of_a_row_of_tokens_do_not_enter_its_digest(make_settings, make_scans):
+    rows = [["ä", "b"], [], ["c"], None, ["ä", "b"], ["d", None]]
+    together = token_digests(make_settings, make_scans, rows, pa.list_(pa.string()))
+    alone = [token_digests(make_settings, make_scans, [row], pa.list_(pa.string()))[0] for row in rows]
+    assert together == alone
+    assert [digest is None for digest in together] == [False, True, False, True, False, True]
+    assert together[0] == together[4] != together[2]
+
+
+def test_a_digest_of_tokens_is_of_their_number_lengths_and_bytes(make_settings, make_scans):
+    # Written down as for numbers: another digest would carry tested rows into training.
+    expected = blake2b(struct.pack("<q2q", 2, 2, 1) + "äb".encode(), digest_size=16).digest()
+    assert token_digests(make_settings, make_scans, [["ä", "b"]]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("numeric", [1.0, 2.0, 1.0]), ("numeric", ["1", "2", "1.0"]), ("category", ["a", "b", "a"])],
+)
+def test_context_enters_the_digest(make_settings, make_scans, kind, values):
+    table = with_x([[1.0]] * 3).append_column("c", pa.array(values))
+    one, other, again = digests(make_settings, make_scans, table, context=[{"column": "c", "kind": kind}])
+    assert one == again != other
+    assert one not in digests(make_settings, make_scans, table)
+
+
+def test_all_that_is_not_a_number_is_equal_where_it_may_be_missing(make_settings, make_scans):
+    payload = np.array([0x7FF8000000000001], np.uint64).view(np.float64)[0]
+    x = [[1.0, value] for value in (np.nan, -np.nan, payload)]
+    table = with_x(x).append_column("c", pa.array([np.nan, payload, -np.nan]))
+    nulls = pa.table({**{name: table[name] for name in ("id", "label", "fold")},
+                      "x": pa.array([[1.0, None]] * 3), "c": pa.nulls(3, pa.float64())})  # fmt: skip
+    data = {"inputs": [{"column": "x", "impute": "zero"}], "context": [{"column": "c", "impute": "zero"}]}
+    found = digests(make_settings, make_scans, table, nulls, **data)
+    assert len(found) == 6
+    assert len(set(found)) == 1 and found[0] is not None
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_the_number_type_of_context_makes_no_difference_either(make_settings, make_scans, kind):
+    table = with_x([[1.0]]).append_column("c", pa.array([0.5], kind))
+    text = with_x([[1.0]]).append_column("c", pa.array(["0.50"]))
+    assert len(set(digests(make_settings, make_scans, table, text, context=[{"column": "c"}]))) == 1
+
+
+def test_rows_keep_their_line_and_their_place_in_the_whole(make_settings, make_scans):
+    table = with_x([[1.0], [2.0]])
+    (scan,) = make_scans(make_settings(), table)
+    assert scan.index.table("line", "at").to_pylist() == [{"line": None, "at": None}] * 2
+    places = pa.array([[7, 3], [4]], pa.list_(pa.int64()))
+    table = table.append_column(LINE, pa.array([2, 5])).append_column(POSITIONS, places)
+    (scan,) = make_scans(make_settings(), table)
+    assert scan.index.table("line", "at").to_pylist() == [{"line": 2, "at": 3}, {"line": 5, "at": 4}]

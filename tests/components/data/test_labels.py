@@ -6,6 +6,7 @@ import pytest
 from components.data.fates import REJECTED, Fates
 from components.data.labels import (
     MAX_LABELS,
+    Pins,
     common_labels,
     in_order,
     label_counts,
@@ -15,7 +16,7 @@ from components.data.labels import (
     unseen_labels,
 )
 from components.data.records import Layout
-from components.data.splits import TEST, TRAIN, VALID
+from components.data.splits import TEST, TRAIN, VALID, Strata
 from conf.schema import FractionSplit
 
 FIRST = {"id": ["a", "b"], "x": [[1.0], [2.0, 3.0]], "label": [["q"], ["p", "q"]], "fold": [2, 2]}
@@ -175,7 +176,7 @@ def strata(settings, scans, *, rejected=(), seed=0):
     for part, row in rejected:
         fates.reject(part, row, "x", "no good")
     split = FractionSplit(by="stratified", valid=0.25, test=0.25, seed=seed)
-    return strata_of(fates, common_labels(fates.scans), split, Layout.of(settings))
+    return strata_of(fates, common_labels(fates.scans), split, Layout.of(settings))[0]
 
 
 def test_a_classifier_is_cut_label_by_label_over_all_parts(make_settings, make_scans):
@@ -233,3 +234,53 @@ def test_without_a_good_row_there_is_nothing_to_cut(make_settings, make_scans):
     settings = make_settings()
     found = strata(settings, make_scans(settings, {"id": ["a"], "x": [[]], "label": [None], "fold": [0]}))
     assert (len(found.digests), len(found.codes), found.too_small) == (0, 0, {})
+
+
+def tagged_rows(sequences: list[list[str]], *, first: int = 0) -> dict:
+    """A labeller's rows, each another sequence."""
+    n = len(sequences)
+    return {
+        "id": [f"r{first + i}" for i in range(n)],
+        "x": [[float(first + i)] * len(row) for i, row in enumerate(sequences)],
+        "label": sequences,
+        "fold": [0] * n,
+    }
+
+
+def codes_by_digest(strata: Strata) -> dict[bytes, int]:
+    return dict(zip(strata.digests.to_pylist(), strata.codes.tolist(), strict=True))
+
+
+def test_with_its_pins_a_split_moves_no_sequence_when_others_are_added(make_settings, make_scans):
+    settings, split = make_settings("labelling"), FractionSplit(by="stratified", valid=0.25, test=0.25)
+
+    def strata_and_pins(*tables, pins=None):
+        fates = Fates(make_scans(settings, *tables))
+        return strata_of(fates, common_labels(fates.scans), split, Layout.of(settings), pins)
+
+    old = tagged_rows([["a", "b"]] * 8 + [["a"]] * 12 + [["b", "c"]] * 4)
+    # What was rare becomes the most frequent, and a label is new.
+    added = tagged_rows([["c"]] * 40 + [["a", "b", "new"]] * 8, first=100)
+    before, pins = strata_and_pins(old)
+    assert pins.order == ("c", "b", "a")
+    again, same = strata_and_pins(old, pins=pins)
+    assert (codes_by_digest(again), same) == (codes_by_digest(before), pins)
+    after, more = strata_and_pins(old, added, pins=pins)
+    found = codes_by_digest(after)
+    assert {digest: found[digest] for digest in codes_by_digest(before)} == codes_by_digest(before)
+    assert more.order == ("new", "c", "b", "a")
+    assert set(found.values()) == {TRAIN, VALID, TEST}
+    assert {name: more.cuts[name] for name in pins.cuts} == pins.cuts
+    without, _ = strata_and_pins(old, added)
+    found = codes_by_digest(without)
+    assert {digest: found[digest] for digest in codes_by_digest(before)} != codes_by_digest(before)
+
+
+def test_a_label_that_is_gone_keeps_its_cuts_for_the_time_it_comes_back(make_settings, make_scans):
+    settings, split = make_settings("labelling"), FractionSplit(by="stratified", valid=0.25, test=0.25)
+    pins = Pins(("gone", "a"), {"gone": (1, 2)})
+    fates = Fates(make_scans(settings, tagged_rows([["a"], ["b"]] * 4)))
+    _, found = strata_of(fates, common_labels(fates.scans), split, Layout.of(settings), pins)
+    assert found.order == ("b", "a", "gone")
+    assert set(found.cuts) == {"a", "b", "gone"}
+    assert found.cuts["gone"] == (1, 2)

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.data import readers, rejects
+from components.data.readers.sources import FAULT, FAULT_TYPE, LINE, POSITIONS, Origin, Part, Source
 
 
 def test_rejected_rows_are_as_they_were_with_reason_and_place(make_parts, tmp_path):
@@ -18,9 +19,9 @@ def test_rejected_rows_are_as_they_were_with_reason_and_place(make_parts, tmp_pa
     rejected = rejects.table(batch, np.array([True, False, True]), reasons, 1, part)
     rejects.write([rejected], str(tmp_path / "rejected.parquet"))
     assert pq.read_table(tmp_path / "rejected.parquet").to_pylist() == [
-        {"reason": "no steps", "file": "a.parquet", "row": 1,
+        {"reason": "no steps", "file": "a.parquet", "row": 1, "line": None,
          "source.id": "b", "source.x": [], "source.note": 2},
-        {"reason": "not finite", "file": "a.parquet", "row": 3,
+        {"reason": "not finite", "file": "a.parquet", "row": 3, "line": None,
          "source.id": "d", "source.x": [float("inf")], "source.note": 4},
     ]  # fmt: skip
 
@@ -108,3 +109,26 @@ def test_whole_numbers_of_mixed_signs_keep_every_digit(make_parts, tmp_path):
     kinds = {pa.uint64(): 2**64 - 1, pa.int64(): -(2**63), pa.int8(): -1, pa.null(): None}
     tables = [pa.table({"id": pa.array([value], kind)}) for kind, value in kinds.items()]
     assert rejected(make_parts, tables, tmp_path)["source.id"].to_pylist() == list(kinds.values())
+
+
+def test_rows_of_text_files_give_their_line_and_none_of_our_columns(make_parts):
+    own = {LINE: [2, 5], FAULT: pa.nulls(2, FAULT_TYPE)}
+    (part,) = make_parts({"id": ["a", "b"]})
+    batch = pa.record_batch({"id": ["a", "b"], **own})
+    found = rejects.table(batch, np.array([False, True]), {1: "bad"}, 0, part)
+    expected = {"reason": "bad", "file": "a.parquet", "row": 1, "line": 5, "source.id": "b"}
+    assert found.to_pylist() == [expected]
+
+
+def test_a_row_made_of_several_is_at_the_first_of_them():
+    origins = (Origin("a.csv", 0), Origin("b.csv", 5))
+    source = Source("", "sequences", "arrow", pa.schema([]), (), {}, origins)
+    places = pa.array([[4, 9], [8, 7], [1]], pa.list_(pa.int64()))
+    batch = pa.record_batch({"id": [*"abc"], POSITIONS: places})
+    found = rejects.table(
+        batch, np.array([True, True, False]), {10: "bad", 11: "worse"}, 10, Part(0, source, (), 0, 0, 3)
+    )
+    assert found.select(["file", "row", "source.id"]).to_pylist() == [
+        {"file": "a.csv", "row": 4, "source.id": "a"},
+        {"file": "b.csv", "row": 2, "source.id": "b"},
+    ]

@@ -7,10 +7,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.data import shards
-from components.data.shards import MAX_SHARDS, SHARD_VALUES, Piece, num_shards, schema, shard_of, write_shard
+from components.data.columns import nested, words
+from components.data.shards import (
+    MAX_SHARDS,
+    SHARD_VALUES,
+    Content,
+    Piece,
+    flat_rows,
+    num_shards,
+    schema,
+    shard_of,
+    write_shard,
+)
 
-KINDS = [pa.float32()]
+CONTENT = Content(inputs=(pa.float32(),), context=(), per_step=True)
 
 
 def rows(*, seed: int = 0, n: int = 50) -> pa.Table:
@@ -28,7 +38,7 @@ def rows(*, seed: int = 0, n: int = 50) -> pa.Table:
         "y": [rng.integers(0, 3, length).tolist() for length in lengths],
         "digest": digests,
     }
-    names = schema(KINDS, per_step=True)
+    names = schema(CONTENT)
     return pa.table([pa.array(columns[name], names.field(name).type) for name in names.names], names)
 
 
@@ -42,7 +52,7 @@ def piece(table: pa.Table, path) -> Piece:
 
 def written(tables, tmp_path, name="train/part.parquet"):
     pieces = [piece(table, tmp_path / f"{i}.arrow") for i, table in enumerate(tables)]
-    return write_shard(pieces, target=str(tmp_path), name=name, features=[2], num_labels=3)
+    return write_shard(pieces, target=str(tmp_path), name=name, features=[2], quantiles=[False], num_labels=3)
 
 
 def test_a_shard_knows_its_rows(tmp_path):
@@ -90,7 +100,42 @@ def test_shards_are_as_many_as_the_values_need(num_rows, num_values, expected):
 
 
 def test_numbers_keep_the_type_they_came_in():
-    flat = shards.schema([pa.uint8(), pa.float64()], per_step=False)
+    flat = schema(Content((pa.uint8(), pa.float64()), (), per_step=False))
     assert flat.field("x0").type == pa.list_(pa.uint8())
     assert flat.field("x1").type == pa.list_(pa.float64())
     assert flat.field("y").type == pa.int32()
+
+
+def test_text_gaps_and_context_are_stored_and_counted(tmp_path):
+    content = Content((pa.float64(), pa.string()), (pa.float64(), pa.string()), per_step=True)
+    nan = float("nan")
+    columns = {
+        "row": [0, 1], "id": ["a", "b"], "file": pa.array(["f"] * 2).dictionary_encode(), "length": [2, 1],
+        "x0": [[1.0, nan], [5.0]], "x1": [["ja", "nein"], ["ja"]], "c0": [nan, 2.0], "c1": ["m", "m"],
+        "y": [[0, 1], [1]], "digest": [bytes(16), bytes([9] * 16)],
+    }  # fmt: skip
+    names = schema(content)
+    table = pa.table([pa.array(columns[name], names.field(name).type) for name in names.names], names)
+    shard = write_shard(
+        [piece(table, tmp_path / "p.arrow")], target=str(tmp_path), name="train/part.parquet",
+        features=[1, 1, 1, 1], quantiles=[True, False, False, False], num_labels=2, follow=True,
+    )  # fmt: skip
+    steps, words, age, sex = shard.statistics
+    assert (steps.count.tolist(), steps.missing.tolist(), steps.mean.tolist()) == ([2], [1], [3.0])
+    assert steps.quantiles.at(1.0, features=1).tolist() == [5.0]
+    assert words.numbers == {"ja": 2, "nein": 1}
+    assert (age.count.tolist(), age.missing.tolist(), age.quantiles) == ([1], [1], None)
+    assert sex.numbers == {"m": 2}
+    assert shard.transitions.tolist() == [[0, 1, 0], [0, 0, 2], [1, 1, 0]]
+    stored = pq.read_table(tmp_path / shard.file)
+    assert stored["x1"].to_pylist() == columns["x1"]
+    assert stored["c1"].to_pylist() == ["m", "m"]
+    assert np.isnan(stored["c0"][0].as_py())
+    assert written([rows()], tmp_path).transitions is None
+
+
+def test_rows_of_text_lie_flat_with_their_missing_ones_empty():
+    flat = flat_rows(words(pa.array([["a", "b"], None, [], ["c"]])), pa.string())
+    assert flat.to_pylist() == [["a", "b"], [], [], ["c"]]
+    vectors = nested(pa.array([[[1, 2], [3, 4]], None, [[5, 6]]], pa.list_(pa.list_(pa.uint8()))))
+    assert flat_rows(vectors, pa.uint8()).to_pylist() == [[1, 2, 3, 4], [], [5, 6]]

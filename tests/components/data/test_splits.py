@@ -5,11 +5,23 @@ from hashlib import blake2b
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.splits import TEST, TRAIN, VALID, assign, hashes, named_values, rarest, stratify
-from conf.schema import ColumnSplit, FractionSplit
+from components.data.splits import (
+    IN_GAP,
+    NOT_A_TIME,
+    TEST,
+    TRAIN,
+    VALID,
+    assign,
+    bounds_fault,
+    hashes,
+    named_values,
+    rarest,
+    stratify,
+)
+from conf.schema import ColumnSplit, FractionSplit, TimeSplit
 
 
 def digests_of(names) -> pa.FixedSizeBinaryArray:
@@ -151,6 +163,31 @@ def test_each_class_has_a_row_in_each_split_and_the_nearest_number_otherwise(cou
             assert train == 1 or held_out == 1 or abs(held_out - count * share) <= 0.5 + 1e-9
 
 
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_a_class_that_is_pinned_keeps_its_rows_where_they_are_and_others_join_them(num_old, num_new, seed):
+    split = FractionSplit(by="stratified", valid=0.2, test=0.1, seed=seed)
+
+    def strata(size, pinned=None):
+        classes = np.arange(size) % 2
+        return stratify(
+            split, digests=digests_of(range(size)), classes=classes, task="labelling", pinned=pinned
+        )
+
+    old, both = strata(num_old), digests_of(range(num_old + num_new))
+    new = strata(num_old + num_new, old.cuts)
+    codes = assign(split, keys=NO_KEYS, digests=both, strata=new)
+    assert (
+        codes[:num_old].tolist()
+        == assign(split, keys=NO_KEYS, digests=both.slice(0, num_old), strata=old).tolist()
+    )
+    for name, cuts in old.cuts.items():
+        assert new.cuts[name] == cuts
+        places = hashes(both, seed=seed)[name::2].tolist()
+        expected = [TEST if at < cuts[0] else VALID if at < cuts[1] else TRAIN for at in places]
+        assert codes[name::2].tolist() == expected
+
+
 def test_no_rows_have_no_split():
     none = digests_of([])
     split = FractionSplit(by="stratified", valid=0.2, test=0.1)
@@ -158,3 +195,142 @@ def test_no_rows_have_no_split():
     assert not strata.too_small
     for each in (strata, None):
         assert assign(split, keys=NO_KEYS, digests=none, strata=each).tolist() == []
+
+
+def by_group(names, **settings) -> list[int]:
+    split = FractionSplit(by="group", column="who", **{"valid": 0.2, "test": 0.1, **settings})
+    # Other digests in every call: the content has no say.
+    digests = digests_of(np.random.default_rng().integers(0, 2**62, len(names)))
+    return assign(split, keys=pa.array(names, pa.string()), digests=digests).tolist()
+
+
+GROUPS = st.lists(st.sampled_from([f"group {i}" for i in range(30)]), min_size=1, max_size=60)
+
+
+@given(GROUPS, GROUPS, st.randoms())
+@settings(deadline=None, max_examples=50)
+def test_a_group_is_in_one_split_whatever_rows_are_added_or_moved(names, added, random):
+    of_group = dict(zip(names, by_group(names), strict=True))
+    together = random.sample([*names, *added], len(names) + len(added))
+    codes = by_group(together)
+    assert len(set(zip(together, codes, strict=True))) == len(set(together))
+    assert [code for name, code in zip(together, codes, strict=True) if name in of_group] == [
+        of_group[name] for name in together if name in of_group
+    ]
+
+
+def test_groups_are_held_out_in_about_the_shares_that_were_asked_for_and_the_seed_chooses_which():
+    names = [f"group {i}" for i in range(20_000)]
+    codes = np.array(by_group(names))
+    for code, share in ((TEST, 0.1), (VALID, 0.2)):
+        assert abs((codes == code).mean() - share) < 4 * (share * (1 - share) / 20_000) ** 0.5
+    assert by_group(names, seed=1) != codes.tolist()
+
+
+def by_time(values, valid, test, gap="0") -> list[int]:
+    split = TimeSplit(by="time", column="t", valid=valid, test=test, gap=gap)
+    assert bounds_fault(split) == ""
+    return assign(split, keys=pa.array(values, pa.string()), digests=digests_of(values)).tolist()
+
+
+def test_a_row_at_a_boundary_is_in_the_later_split():
+    values = [
+        "2024-04-30T23:59:59.999999999",
+        "2024-05-01",
+        "2024-05-31T23:59",
+        "2024-06-01T00:00",
+        "2025-01-01",
+    ]
+    assert by_time(values, "2024-05-01", "2024-06-01") == [TRAIN, VALID, VALID, TEST, TEST]
+    assert by_time(["-1", "6.9", "7", "8.99", "9", "1e3"], 7, 9) == [TRAIN, TRAIN, VALID, VALID, TEST, TEST]
+    assert by_time(["9007199254740992", "9007199254740993", "9007199254740994"], 2**53 + 1, 2**53 + 2) == [
+        TRAIN,
+        VALID,
+        TEST,
+    ]
+
+
+def test_instants_are_compared_whatever_zone_they_are_written_in():
+    values = ["2024-05-01T01:00:00+02:00", "2024-05-01T00:00:00Z", "2024-04-30T20:00:00-05:00"]
+    assert by_time(values, "2024-05-01T00:00:00Z", "2024-06-01T00:00:00Z") == [TRAIN, VALID, VALID]
+
+
+@pytest.mark.parametrize("gap", ["2d", "2 d", "48h", "2880m", "172800"])
+def test_rows_in_a_gap_before_either_boundary_are_left_out(gap):
+    days = [f"2024-05-{day:02}" for day in range(1, 13)]
+    expected = [TRAIN] * 3 + [IN_GAP] * 2 + [VALID] * 3 + [IN_GAP] * 2 + [TEST] * 2
+    assert by_time(days, "2024-05-06", "2024-05-11", gap) == expected
+
+
+def test_the_row_that_is_as_far_off_as_the_gap_is_in_it():
+    values = ["2024-05-03T23:59:59.9", "2024-05-04", "2024-05-05T23:59:59.9", "2024-05-06"]
+    assert by_time(values, "2024-05-06", "2024-06-01", "2d") == [TRAIN, IN_GAP, IN_GAP, VALID]
+
+
+@pytest.mark.parametrize("valid", ["2024-05-01T00:00:10", "2024-05-01T00:00:10.7"])
+def test_a_gap_may_be_a_part_of_a_second(valid):
+    at = float(valid[17:])
+    values = [f"2024-05-01T00:00:{at - before:05.2f}" for before in (0.51, 0.5, 0.49, 0.01, 0)]
+    assert by_time(values, valid, "2024-06-01", "0.5s") == [TRAIN, IN_GAP, IN_GAP, IN_GAP, VALID]
+
+
+def test_a_gap_in_the_columns_own_unit():
+    codes = by_time([str(i) for i in range(12)], 5, 10, "2.5")
+    assert codes == [TRAIN] * 3 + [IN_GAP] * 2 + [VALID] * 3 + [IN_GAP] * 2 + [TEST] * 2
+
+
+def test_a_gap_longer_than_the_time_for_choosing_leaves_none_to_choose():
+    assert by_time(["1", "4", "5", "9", "10"], 5, 10, "7") == [IN_GAP] * 4 + [TEST]
+
+
+def test_what_cannot_be_compared_with_the_boundaries_is_no_time():
+    values = ["soon", "", "nan", "7", "2024-05-01", "2024-05-01T00:00:00Z", "2024-02-30"]
+    numbers, local, zoned = (
+        by_time(values, *bounds)
+        for bounds in ((5, 9), ("2024-01-01", "2024-06-01"), ("2024-01-01T00:00Z", "2024-06-01T00:00Z"))
+    )
+    assert numbers == [NOT_A_TIME] * 3 + [VALID] + [NOT_A_TIME] * 3
+    assert local == [NOT_A_TIME] * 4 + [VALID] + [NOT_A_TIME] * 2
+    assert zoned == [NOT_A_TIME] * 5 + [VALID] + [NOT_A_TIME]
+
+
+@pytest.mark.parametrize(
+    ("valid", "test", "fault"),
+    [
+        (5, 9, ""),
+        ("2024-01-01", "2024-01-01T00:00:01", ""),
+        (9, 5, "valid must be earlier than test"),
+        ("2024-06-01", "2024-05-01", "valid must be earlier than test"),
+        ("2024-05-01T00:00:00Z", "2024-05-01T01:00:00+02:00", "valid must be earlier than test"),
+        (5, "5.0", "valid and test are the same instant"),
+        ("2024-05-01T00:00:00Z", "2024-05-01T02:00:00+02:00", "valid and test are the same instant"),
+        ("2024-05-01", "2024-06-01T00:00:00Z", "both times with a zone, or both times without"),
+        (5, "2024-06-01", "must both be numbers"),
+        ("soon", "later", "expected two dates, times or numbers"),
+        ("", 5, "expected two dates, times or numbers"),
+    ],
+)
+def test_boundaries_that_cannot_be_compared_say_why(valid, test, fault):
+    found = bounds_fault(TimeSplit(by="time", column="t", valid=valid, test=test))
+    assert fault in found
+    assert bool(found) == bool(fault)
+
+
+NUMBERS = st.integers(-50, 50)
+
+
+@given(
+    st.lists(NUMBERS, min_size=1), st.lists(NUMBERS, min_size=2, max_size=2, unique=True), st.integers(0, 20)
+)
+@settings(deadline=None, max_examples=60)
+def test_training_ends_a_gap_before_choosing_begins_and_that_a_gap_before_testing(values, bounds, gap):
+    valid, test = sorted(bounds)
+    expected = [
+        TEST if at >= test
+        else IN_GAP if at >= test - gap
+        else VALID if at >= valid
+        else IN_GAP if at >= valid - gap
+        else TRAIN
+        for at in values
+    ]  # fmt: skip
+    assert by_time([str(value) for value in values], valid, test, str(gap)) == expected
