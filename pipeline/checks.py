@@ -32,10 +32,13 @@ class Finding:
     exit_code: int
 
 
-def check(settings: Settings, around: Surroundings) -> list[Finding]:
-    """Everything wrong with the data, the devices, the cluster, the tracker and the storage."""
+def check(settings: Settings, around: Surroundings, *, problems: Path | None = None) -> list[Finding]:
+    """Everything wrong with the data, the devices, the cluster, the tracker and the storage.
+
+    Every single problem of the data goes to the file `problems`, if one is named.
+    """
     steps = {
-        "data": lambda: check_data(settings, console=around.console),
+        "data": lambda: check_data(settings, console=around.console, problems=problems),
         "devices": lambda: _check_devices(settings, around),
         "tracker": lambda: tracking.check(around.tracking_uri),
         "storage": lambda: _check_storage(around.storage),

@@ -117,7 +117,9 @@ def _worst(row: Mapping[str, Any], task: str) -> dict[str, Any]:
         "drawings": [
             Markup(charts.frames(each["values"], per_step=per_step, title=f"{each['column']} of {row['id']}"))
             for each in row["inputs"]
+            if not _is_text(each)
         ],
+        "texts": [" ".join(each["values"]) for each in row["inputs"] if _is_text(each)],
         "parts": [
             {"truth": one.ljust(width), "answer": other.ljust(width), "right": one == other}
             for one, other in zip(truth, answers, strict=True)
@@ -125,6 +127,10 @@ def _worst(row: Mapping[str, Any], task: str) -> dict[str, Any]:
         "name": (row["id"] or f"row {row['row']}") + probability,
         "loss": row["loss"],
     }
+
+
+def _is_text(drawn: Mapping[str, Any]) -> bool:
+    return bool(drawn["values"]) and isinstance(drawn["values"][0], str)
 
 
 def _charts(

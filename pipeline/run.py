@@ -17,6 +17,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from components.data.readers import expand
+from components.data.readers.paths import relative_names
 from components.errors import DataError
 from conf.load import resolved
 from conf.schema import Settings
@@ -45,7 +46,7 @@ WITHOUT_EFFECT = ("data.path", "data.format", "train.checkpoint_seconds", "train
 
 # The source files that a stage's result follows from, as packages or modules.
 CODE: Mapping[str, tuple[str, ...]] = {
-    "prepare": ("components.data", "components.served.encoding", "pipeline.stages.prepare"),
+    "prepare": ("components.data", "components.data.readers", "components.served", "pipeline.stages.prepare"),
     "train": (
         "components.networks",
         "components.training",
@@ -170,7 +171,8 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
             "code": workspace.code_digest(_sources(CODE[name])),
             "versions": {library: metadata.version(library) for library in LIBRARIES[name]},
         }
-    inputs["prepare"]["data"] = {Path(path).name: digest for path, digest in sorted(digests.items())}
+    names = relative_names(files)
+    inputs["prepare"]["data"] = {name: digests[file.shown] for file, name in zip(files, names, strict=True)}
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
     return inputs
 

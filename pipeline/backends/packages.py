@@ -26,7 +26,7 @@ class Packaging:
 
     bundle: Path
     description: Mapping[str, Any]  # bundle.json
-    columns: Mapping[str, int]  # input columns and their features
+    columns: Mapping[str, int]  # how deep the lists of each column are: context 0, plain steps 1, vectors 2
     example: Mapping[str, Sequence[Any]]  # raw ragged rows by column
     files: tuple[Path, ...]  # settings, scores; those that are there
 
@@ -73,10 +73,8 @@ def _signature(mlflow: Any, packaging: Packaging) -> Any:
     schema, kinds = mlflow.types.schema, mlflow.types.DataType
     column, number = schema.ColSpec, mlflow.types.schema.AnyType()
     # Not Array(Array(double)): MLflow refuses whole numbers for it, in JSON and in Parquet alike.
-    inputs = [
-        column(schema.Array(number if features == 1 else schema.Array(number)), name)
-        for name, features in packaging.columns.items()
-    ]
+    shapes = (number, schema.Array(number), schema.Array(schema.Array(number)))
+    inputs = [column(shapes[depth], name) for name, depth in packaging.columns.items()]
     text, real = kinds.string, kinds.double
     if packaging.description["task"] == "labelling":
         outputs = [column(schema.Array(text), "labels"), column(schema.Array(real), "probabilities")]

@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from components.data.readers.paths import File
 from components.errors import BusyError, StorageError
 
 RUN, LOCK, STOP = "run.json", ".lock", ".stop"
@@ -243,7 +244,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_digests(paths: Sequence[Path], *, cache: Path) -> dict[str, str]:
+def file_digests(files: Sequence[File], *, cache: Path) -> dict[str, str]:
     """SHA-256 of each file's content by path; unchanged files (size, time) are read once only.
 
     Raises:
@@ -254,14 +255,12 @@ def file_digests(paths: Sequence[Path], *, cache: Path) -> dict[str, str]:
     except (OSError, ValueError):
         known = {}
     seen = {}
-    for path in paths:
-        stat = path.stat()
-        mark = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-        entry = known.get(str(path))
+    for file in files:
+        mark = file.version()
+        entry = known.get(file.shown)
         if entry is None or entry[0] != mark:
-            with path.open("rb") as file:
-                entry = [mark, hashlib.file_digest(file, "sha256").hexdigest()]
-        seen[str(path)] = entry
+            entry = [mark, file.digest()]
+        seen[file.shown] = entry
     if any(known.get(path) != entry for path, entry in seen.items()):
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)

@@ -159,9 +159,15 @@ def _drawn(data: Path, rows: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def _cut(flat: Sequence[float], features: int) -> list[list[float]]:
+def _cut(flat: Sequence[Any], features: int) -> list[Any]:
+    """Texts as they are; numbers step by step, 0 in place of those that are missing."""
+    if flat and isinstance(flat[0], str):
+        return list(flat[:MAX_DRAWN_STEPS])
     steps = [flat[at : at + features] for at in range(0, len(flat), features)][:MAX_DRAWN_STEPS]
-    return [[float(f"{value:.6g}") for value in step[:MAX_DRAWN_FEATURES]] for step in steps]
+    return [
+        [0.0 if value != value else float(f"{value:.6g}") for value in step[:MAX_DRAWN_FEATURES]]
+        for step in steps
+    ]
 
 
 def _num_steps(data: Path) -> int:

@@ -8,19 +8,24 @@ The file appears whole or not at all, and its metadata says which version answer
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components import bundles
+from components.data import intake
 from components.data.readers import expand
 from components.errors import DataError, ModelError, StorageError
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
+
+if TYPE_CHECKING:
+    from components.evaluation.new_rows import Task
 
 PATIENCE_SECONDS = 20.0
 
@@ -42,6 +47,7 @@ def predict(
     cluster: Cluster,
     console: Console,
     id_column: str | None = None,
+    file_format: str = "auto",
     n_best: int = 0,
     distribution: bool = False,
     scratch: Path | None = None,
@@ -54,6 +60,7 @@ def predict(
         out: the Parquet file to write.
         tracking_uri: the MLflow that knows the model.
         id_column: handed through as `id`; the one that the model was trained with when not given.
+        file_format: auto, or a reader's name.
         n_best: also the n most probable labels of each row or step.
         distribution: also the probability of every label.
         scratch: where a registered model's files are put meanwhile; workers must see it too.
@@ -62,18 +69,22 @@ def predict(
         ModelError: there is no such model, or its files are not those that were registered.
         DataError: rows or files that do not fit, with their places; nothing was written.
     """
-    files = expand(list(data))
-    if out.resolve() in [file.resolve() for file in files]:
-        raise DataError(f"{out} is one of the files to read.", hint="Choose another name with -o.")
     from components.evaluation import new_rows
 
+    files = expand(list(data), file_format)
+    if str(out.resolve()) in [os.path.realpath(file.path) for file in files if not file.is_remote]:
+        raise DataError(f"{out} is one of the files to read.", hint="Choose another name with -o.")
     with ExitStack() as stack:
         source = _source(model, tracking_uri=tracking_uri, scratch=scratch, stack=stack)
         about, encoding = bundles.describe(source.bundle), bundles.encoding(source.bundle)
         if n_best > encoding.num_classes:
             raise ModelError(f"n_best is {n_best}, but {source.uri} has {encoding.num_classes} labels.")
+        imports = stack.enter_context(tempfile.TemporaryDirectory(prefix="recurra-", dir=scratch))
+        reading = new_rows.reading(
+            encoding, id_column=id_column or about["id"], file_format=file_format, layout=about.get("layout")
+        )
         task = new_rows.look(
-            files,
+            intake.open_sources(files, reading, run=intake.Here, scratch=imports),
             encoding,
             id_column=id_column or about["id"],
             id_needed=id_column is not None,
@@ -81,22 +92,22 @@ def predict(
             distribution=distribution,
         )
         console.note(f"Predicting {task.num_rows:,} rows with {source.uri}")
-        metadata = {
-            "recurra.model": source.uri,
-            "recurra.bundle_digest": about["digest"],
-            "recurra.labels": json.dumps(encoding.labels, ensure_ascii=False),
-        }
-        with _whole_file(out, task.schema.with_metadata(metadata)) as writer:
-            batches = cluster.worker().stream(new_rows.answers, bundle=source.bundle, task=task)
-            _write(batches, writer, metadata=metadata, num_rows=task.num_rows, console=console)
+        labels = json.dumps(encoding.labels, ensure_ascii=False)
+        metadata = {"recurra.model": source.uri, "recurra.bundle_digest": about["digest"]}
+        metadata["recurra.labels"] = labels
+        answers = cluster.worker().stream(new_rows.answers, bundle=source.bundle, task=task)
+        _write(answers, out, task, metadata=metadata, console=console)
     return {"model": source.uri, "rows": task.num_rows, "out": str(out), "digest": about["digest"]}
 
 
 def _write(
-    batches: Iterator[Any], writer: Any, *, metadata: Mapping[str, str], num_rows: int, console: Console
+    answers: Iterator[Any], out: Path, task: "Task", *, metadata: Mapping[str, str], console: Console
 ) -> None:
-    with console.progress("predict", total=num_rows, unit="rows") as bar:
-        for batch in batches:
+    with (
+        _whole_file(out, task.schema.with_metadata(metadata)) as writer,
+        console.progress("predict", total=task.num_rows, unit="rows") as bar,
+    ):
+        for batch in answers:
             writer.write_batch(batch.replace_schema_metadata(metadata))
             bar.advance(len(batch))
 

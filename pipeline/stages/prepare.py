@@ -1,35 +1,41 @@
 """prepare: files of rows to checked, split shards and the encoding learnt from training rows.
 
-    files ─ scan every part ─▶ indexes ─ audit ─▶ each row's fate ─ write parts, then shards ─▶ data/
+    files ─ open ─▶ sources ─ scan every part ─▶ indexes ─ audit ─▶ each row's fate ─ write ─▶ data/
 
-Both passes stream on the cluster, one task for each part of a file; only indexes, which hold no values, come
+All passes stream on the cluster, one task for each part of a file; only indexes, which hold no values, come
 together in this process. The folder gets its name when it is complete, so a refusal leaves nothing.
 """
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.data import readers, rejects
+from components.data import intake, readers, rejects
 from components.data.audits import Audit, audit
+from components.data.encoders import needs_quantiles
 from components.data.indexes import Scan
-from components.data.preparation import Order, Pieces, finish, scan_part, write_part
+from components.data.labels import Pins
+from components.data.preparation import Order, Pieces, finish, pins_in, scan_part, write_part
 from components.data.records import Layout, check_agreement, check_schema
 from components.data.shards import Shard, write_shard
 from components.data.splits import SPLITS
-from components.errors import DataError, Problem, StorageError
+from components.errors import Problem, StorageError
 from conf.schema import Settings
+from pipeline.backends import workspace
 from pipeline.backends.cluster import Cluster, Future
 from pipeline.backends.workspace import RunFolder
-from pipeline.console import Bar, Console
+from pipeline.console import Console
 
 REJECTED = "rejected.parquet"
 SCRATCH = ".prepare-"
+MAX_TAGS = 4096  # which of them follows which is counted
 
 
 def prepare(settings: Settings, *, folder: RunFolder, cluster: Cluster, console: Console) -> dict[str, Any]:
@@ -39,7 +45,8 @@ def prepare(settings: Settings, *, folder: RunFolder, cluster: Cluster, console:
         DataError: files or rows are at fault; every problem with its place.
     """
     with _scratch(folder.path) as scratch:
-        found = _examine(settings, scratch=scratch, run=cluster.task, console=console)
+        pins = _pins(settings, folder.storage)
+        found = _examine(settings, scratch=scratch, run=cluster.task, console=console, pins=pins)
         fresh = scratch / "data"
         fresh.mkdir()
         manifest = _write(settings, found, scratch=scratch, target=fresh, cluster=cluster, console=console)
@@ -48,18 +55,39 @@ def prepare(settings: Settings, *, folder: RunFolder, cluster: Cluster, console:
     splits = {name: each["rows"] for name, each in manifest["splits"].items()}
     if manifest["rejected"]:
         console.warn(f"{manifest['rejected']:,} rows were left out; they are in {folder.data / REJECTED}.")
+    profile = json.loads((folder.data / "profile.json").read_text("utf8"))
+    for sentence in profile["notices"]:
+        console.warn(sentence)
     console.note(f"prepared {', '.join(f'{rows:,} {name}' for name, rows in splits.items())} rows")
     return {"rows": splits, "rejected": manifest["rejected"], "labels": len(manifest["labels"])}
 
 
-def check_data(settings: Settings, *, console: Console) -> None:
-    """Everything that `prepare` would refuse, found in this process; nothing is kept.
+def check_data(settings: Settings, *, console: Console, problems: Path | None = None) -> None:
+    """Everything that `prepare` would refuse, found in this process; nothing else is kept.
+
+    Args:
+        settings: which data.
+        console: shows how far it is.
+        problems: a file for every single problem, one JSON object in each line.
 
     Raises:
         DataError: files or rows are at fault; every problem with its place.
     """
     with tempfile.TemporaryDirectory(prefix="recurra-") as scratch:
-        _examine(settings, scratch=Path(scratch), run=_Here, console=console)
+        record = None if problems is None else partial(_record, problems)
+        _examine(settings, scratch=Path(scratch), run=intake.Here, console=console, record=record)
+
+
+def _record(path: Path, problems: Iterator[Problem]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf8") as file:
+            for problem in problems:
+                told = {name: value for name, value in asdict(problem).items() if value not in (None, "")}
+                file.write(json.dumps(told, ensure_ascii=False) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 @dataclass(frozen=True)
@@ -71,52 +99,50 @@ class _Found:
     audit: Audit
 
 
-class _Here:
-    """A task that is done in this process when its result is asked for."""
-
-    def __init__(self, function: Any, **kwargs: Any) -> None:
-        self.function, self.kwargs = function, kwargs
-
-    def result(self) -> Any:
-        return self.function(**self.kwargs)
+def _pins(settings: Settings, storage: Path) -> Pins | None:
+    """What the newest run with the same stratified split was split by."""
+    for folder in workspace.runs(storage.parent, storage.name):
+        if (pins := pins_in(folder.data, settings)) is not None:
+            return pins
+    return None
 
 
-def _examine(settings: Settings, *, scratch: Path, run: Any, console: Console) -> _Found:
+def _examine(
+    settings: Settings,
+    *,
+    scratch: Path,
+    run: intake.Run,
+    console: Console,
+    pins: Pins | None = None,
+    record: Callable[[Iterator[Problem]], None] | None = None,
+) -> _Found:
     layout = Layout.of(settings)
-    parts = _parts(settings, layout)
+    parts = _parts(settings, layout, scratch=scratch, run=run, console=console)
     tasks = [run(scan_part, part=part, layout=layout, scratch=str(scratch)) for part in parts]
     with console.progress("check", total=sum(part.num_rows for part in parts), unit="rows") as bar:
-        scans = list(_results(tasks, [part.num_rows for part in parts], bar))
-    return _Found(layout, scans, audit(scans, layout=layout, settings=settings))
+        scans = list(intake.results(tasks, bar.advance, [part.num_rows for part in parts]))
+    return _Found(layout, scans, audit(scans, layout=layout, settings=settings, pins=pins, record=record))
 
 
-def _results(tasks: Sequence[Any], num_rows: Sequence[int], bar: Bar) -> Iterator[Any]:
-    """The tasks' results in order. All are waited for, so that every damaged file is named together."""
-    problems: list[Problem] = []
-    for task, done in zip(tasks, num_rows, strict=True):
-        try:
-            yield task.result()
-        except DataError as error:
-            problems += error.problems
-        bar.advance(done)
-    if problems:
-        raise DataError("The files cannot be used.", problems=problems, hint="See the data section.")
-
-
-def _parts(settings: Settings, layout: Layout) -> list[readers.Part]:
+def _parts(
+    settings: Settings, layout: Layout, *, scratch: Path, run: intake.Run, console: Console
+) -> list[readers.Part]:
     """What there is to read; files that cannot serve are all named together."""
     paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
-    sources, problems = readers.describe(readers.expand(paths, settings.data.format), settings.data.format)
-    for source in sources:
-        problems += check_schema(source.schema, layout, file=source.name)
+    files = readers.expand(paths, settings.data.format)
+    with console.progress("open", total=len(files), unit="files") as bar:
+        reading = intake.Reading.of(settings, layout)
+        sources = intake.open_sources(files, reading, run=run, scratch=str(scratch), advance=bar.advance)
+    problems = [
+        problem for source in sources for problem in check_schema(source.schema, layout, file=source.name)
+    ]
     if not problems:
         problems += check_agreement([(source.name, source.schema) for source in sources], layout)
     parts = readers.parts(sources)
     if not problems and not parts:
         names = ", ".join(source.name for source in sources[:3])
         problems.append(Problem(file=names, message="no rows"))
-    if problems:
-        raise DataError("The files cannot be used.", problems=problems, hint="See the data section.")
+    intake.refuse(problems)
     return parts
 
 
@@ -144,9 +170,20 @@ def _write(
     ]
     num_rows = [scan.part.num_rows for scan in found.scans]
     with console.progress("write", total=sum(num_rows) + sum(found.audit.num_rows), unit="rows") as bar:
-        pieces: list[Pieces] = list(_results(tasks, num_rows, bar))
+        pieces: list[Pieces] = list(intake.results(tasks, bar.advance, num_rows))
         shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
-        for name, future in _shard_tasks(pieces, order, found, target=target, cluster=cluster):
+        columns = (*settings.data.inputs, *settings.data.context)
+        quantiles = [needs_quantiles(part) for part in columns]
+        under_way = _shard_tasks(
+            pieces,
+            order,
+            found,
+            quantiles=quantiles,
+            follow=settings.data.target.scheme != "none" and len(found.audit.labels) <= MAX_TAGS,
+            target=target,
+            cluster=cluster,
+        )
+        for name, future in under_way:
             shard = future.result()
             shards[name].append(shard)
             bar.advance(shard.rows)
@@ -157,7 +194,14 @@ def _write(
 
 
 def _shard_tasks(
-    pieces: Sequence[Pieces], order: Order, found: _Found, *, target: Path, cluster: Cluster
+    pieces: Sequence[Pieces],
+    order: Order,
+    found: _Found,
+    *,
+    quantiles: Sequence[bool],
+    follow: bool,
+    target: Path,
+    cluster: Cluster,
 ) -> list[tuple[str, Future]]:
     """The shards under way, in order; one that got no row is left out."""
     tasks = []
@@ -170,8 +214,10 @@ def _shard_tasks(
                     pieces=own,
                     target=str(target),
                     name=f"{name}/part-{shard:05d}.parquet",
-                    features=found.audit.widths,
+                    features=order.features,
+                    quantiles=quantiles,
                     num_labels=len(found.audit.labels),
+                    follow=follow,
                 )
                 tasks.append((name, future))
     return tasks

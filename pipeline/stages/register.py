@@ -158,7 +158,7 @@ class _Registration:
         packaging = Packaging(
             bundle=self.folder.bundle,
             description=self.about,
-            columns={part.column: part.features for part in bundles.encoding(self.folder.bundle).inputs},
+            columns=bundles.encoding(self.folder.bundle).depths,
             example=examples(self.folder.data / "test", most=NUM_EXAMPLES).columns(self.about["id"]),
             files=(self.folder.settings, self.folder.evaluation / "metrics.json", verdict),
         )
@@ -177,7 +177,9 @@ class _Registration:
         scores = json.loads((self.folder.evaluation / "metrics.json").read_text("utf8"))
         return {
             DIGEST_TAG: self.about["digest"],
-            "recurra.data_digest": workspace.fingerprint([manifest["splits"], manifest["inputs"]]),
+            "recurra.data_digest": workspace.fingerprint(
+                [manifest["splits"], manifest["inputs"], manifest["context"]]
+            ),
             "recurra.settings_hash": workspace.fingerprint(resolved(self.settings)),
             "recurra.code_version": f"{metadata.version('recurra')}+{workspace.code_digest(sources)[:12]}",
             "recurra.metrics": json.dumps(scores["test"]),

@@ -73,8 +73,8 @@ def train_on_worker(
     encoding = _encoding(data)
     stopping = settings.train.early_stopping
     run = fit(
-        SequenceSet.open(data / "train", encoding),
-        SequenceSet.open(data / "valid", encoding),
+        SequenceSet.open(data / "train", encoding).cut(encoding.max_length),
+        SequenceSet.open(data / "valid", encoding).cut(encoding.max_length),
         task=settings.task,
         num_classes=encoding.num_classes,
         model=settings.model,
@@ -102,7 +102,7 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
     network = models.build(
         settings.model,
         task=settings.task,
-        num_features=encoding.num_features,
+        slots=encoding.slots,
         num_classes=encoding.num_classes,
         seed=settings.train.seed,
     )
@@ -115,6 +115,7 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
         epoch=best.state["epoch"],
         metrics=best.state["valid"],
         id_column=settings.data.id,
+        layout=_layout(settings),
     )
     kept.clear()
     return {
@@ -142,6 +143,18 @@ def _encoding(data: Path) -> Any:
     from components.served.encoding import Encoding
 
     return Encoding.from_json(json.loads((data / "encoding.json").read_text("utf8")))
+
+
+def _layout(settings: Settings) -> dict[str, Any]:
+    """How files of rows are read, for whoever has new ones."""
+    data = settings.data
+    vectors = {part.column: getattr(part, "columns", None) for part in data.inputs}
+    return {
+        "layout": data.layout,
+        "order": data.order,
+        "names": data.columns and list(data.columns),
+        "columns": {column: list(names) for column, names in vectors.items() if names},
+    }
 
 
 def _show(bar: Bar, progress: Progress, settings: Settings) -> None:

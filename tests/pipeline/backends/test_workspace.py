@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import BusyError, StorageError
+from components.data.readers.paths import File
 from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 
@@ -162,29 +163,29 @@ def test_fingerprints_ignore_the_order_of_keys_and_nothing_else() -> None:
 def test_a_changed_file_has_another_digest_and_a_touched_one_the_same(tmp_path: Path) -> None:
     file, cache = tmp_path / "rows.parquet", tmp_path / "cache.json"
     file.write_bytes(b"one")
-    first = workspace.file_digests([file], cache=cache)
+    first = workspace.file_digests([File(str(file))], cache=cache)
     os.utime(file, (1, 1))
-    assert workspace.file_digests([file], cache=cache) == first
+    assert workspace.file_digests([File(str(file))], cache=cache) == first
     file.write_bytes(b"two")
-    assert workspace.file_digests([file], cache=cache) != first
+    assert workspace.file_digests([File(str(file))], cache=cache) != first
 
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     file, cache = tmp_path / "rows.parquet", tmp_path / "cache.json"
     file.write_bytes(b"one")
-    workspace.file_digests([file], cache=cache)
+    workspace.file_digests([File(str(file))], cache=cache)
     known = json.loads(cache.read_text("utf8"))
     known[str(file)][1] = "from the cache"
     workspace.write_json(cache, known)
-    assert workspace.file_digests([file], cache=cache) == {str(file): "from the cache"}
+    assert workspace.file_digests([File(str(file))], cache=cache) == {str(file): "from the cache"}
 
 
 def test_a_damaged_cache_of_digests_is_made_anew(tmp_path: Path) -> None:
     file, cache = tmp_path / "rows.parquet", tmp_path / "cache.json"
     file.write_bytes(b"one")
-    first = workspace.file_digests([file], cache=cache)
+    first = workspace.file_digests([File(str(file))], cache=cache)
     cache.write_text("{", "utf8")
-    assert workspace.file_digests([file], cache=cache) == first
+    assert workspace.file_digests([File(str(file))], cache=cache) == first
 
 
 def test_code_has_another_digest_when_a_line_changes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as some
 
 from components.data.batches import SequenceSet
+from components.data.intake import Here
 from components.errors import DataError
 from components.served.encoding import Encoding
 from conf.load import load
@@ -21,7 +22,7 @@ from conf.schema import Settings
 from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
-from pipeline.stages.prepare import _Here, check_data, prepare
+from pipeline.stages.prepare import check_data, prepare
 
 MakeSettings = Callable[..., Settings]
 NAN = float("nan")
@@ -31,7 +32,7 @@ class InThisProcess:
     """Runs tasks where a cluster would, one after another."""
 
     def task(self, function: Any, **kwargs: Any) -> Any:
-        return _Here(function, **kwargs)
+        return Here(function, **kwargs)
 
 
 def rows(num_rows: int = 12, **changes: Any) -> dict[str, list[Any]]:
