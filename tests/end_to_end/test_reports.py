@@ -95,10 +95,11 @@ def test_b04_ids_and_labels_stay_as_they_are_written(make: Make, tmp_path: Path)
 def test_b04_ids_and_labels_come_back_in_the_predictions(place: Place) -> None:
     rng = np.random.default_rng(0)
     kinds = ["007", "7", "true"]
-    lines = [f"{i:04d},{kinds[i % 3]},{rng.normal(3 * (i % 3), 0.1, 3).tolist()},{i % 6}" for i in range(120)]
-    (place.path / "rows.csv").write_text(
-        "id,y,x,fold\n" + "\n".join(line.replace(", ", " ") for line in lines)
-    )
+    lines = [
+        f"{i:04d},{kinds[i % 3]},{' '.join(map(str, rng.normal(3 * (i % 3), 0.1, 3)))},{i % 6}"
+        for i in range(120)
+    ]
+    (place.path / "rows.csv").write_text("id,y,x,fold\n" + "\n".join(lines))
     (place.path / "kinds.yaml").write_text(
         "name: kinds\ntask: classification\n"
         "data: {path: rows.csv, id: id, inputs: [{column: x, scale: standard}], target: {column: y},\n"
