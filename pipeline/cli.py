@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_STORAGE = "runs"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 GATE_REFUSED = 4
+MAX_FOLDS = 100
 
 Command = Callable[..., Any]
 
@@ -124,20 +125,45 @@ def recurra() -> None:
     """Recurrent networks, retrained on schedule: raw sequences to a registered, gated model."""
 
 
+@recurra.command()
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Settings file to write."
+)
+@click.option("--force", is_flag=True, help="Replace the settings file if it is there.")
+@_json_option
+@_quiet_option
+@_verbose_option
+def inspect(
+    data: Sequence[str], out: Path | None, force: bool, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Look at DATA: columns, kinds, lengths, labels, problems; propose settings that run."""
+    from pipeline.stages import inspect as stage
+
+    console = _console(as_json=as_json, quiet=quiet, verbose=verbose)
+    report = stage.inspect(list(data), out=out, force=force, console=console)
+    stage.show(report, out=out, console=console)
+
+
 @_with(recurra.command(), *_settings_parameters)
+@click.option(
+    "--problems",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="JSON Lines file for every single problem of the data, not only the first ones.",
+)
 @_common
-def check(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
+def check(conf: Sequence[Path], overrides: Sequence[str], problems: Path | None, common: Common) -> None:
     """Settings, data, cluster and tracker: every problem at once, nothing started."""
     from pipeline.checks import check as check_all
 
-    problems = check_all(_load(conf, overrides), _surroundings(common))
-    text = "No problems found." if not problems else ""
-    common.console.result(text, {"problems": [dataclasses.asdict(problem) for problem in problems]})
-    if problems:
-        for problem in problems:
-            common.console.error(f"{problem.place}: {problem.message}", problem.hint)
+    found = check_all(_load(conf, overrides), _surroundings(common), problems=problems)
+    text = "No problems found." if not found else ""
+    common.console.result(text, {"problems": [dataclasses.asdict(each) for each in found]})
+    if found:
+        for each in found:
+            common.console.error(f"{each.place}: {each.message}", each.hint)
         # 3 would say that a retry may help, which it does not while the settings or the rows are wrong.
-        sys.exit(min(problem.exit_code for problem in problems))
+        sys.exit(min(each.exit_code for each in found))
 
 
 @_with(recurra.command(), *_settings_parameters)
@@ -157,27 +183,46 @@ def plan(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None
         common.console.table("", ["stage", "would", "because"], [list(row.values()) for row in rows])
 
 
-def _stage_command(name: str, stage: str, description: str) -> None:
+def _run_until(stage: str, conf: Sequence[Path], overrides: Sequence[str], *, common: Common) -> None:
+    from pipeline.outcomes import as_data, show
+    from pipeline.run import execute
+
+    outcome = as_data(execute(_load(conf, overrides), until=stage, around=_surroundings(common)))
+    show(outcome, console=common.console)
+    if outcome["verdict"] == "rejected":
+        sys.exit(GATE_REFUSED)
+
+
+@_with(recurra.command(), *_settings_parameters)
+@click.option(
+    "--folds",
+    type=click.IntRange(2, MAX_FOLDS),
+    metavar="K",
+    help="Cross-validate instead: prepare, train and evaluate K folds in turn; nothing is registered.",
+)
+@_common
+def run(conf: Sequence[Path], overrides: Sequence[str], folds: int | None, common: Common) -> None:
+    """Prepare, train, evaluate and register; what is already done is reused."""
+    if folds is None:
+        _run_until("register", conf, overrides, common=common)
+        return
+    from pipeline.folds import run_folds, show
+
+    found = run_folds(_load(conf, overrides), folds, around=_surroundings(common))
+    show(found, console=common.console)
+
+
+def _stage_command(name: str, description: str) -> None:
     @_with(recurra.command(name, help=description), *_settings_parameters)
     @_common
     def command(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
-        from pipeline.outcomes import as_data, show
-        from pipeline.run import execute
-
-        outcome = as_data(execute(_load(conf, overrides), until=stage, around=_surroundings(common)))
-        show(outcome, console=common.console)
-        if outcome["verdict"] == "rejected":
-            sys.exit(GATE_REFUSED)
+        _run_until(name, conf, overrides, common=common)
 
 
-_stage_command("run", "register", "Prepare, train, evaluate and register; what is already done is reused.")
-_stage_command("prepare", "prepare", "Check the data, split it and fit its encoding.")
-_stage_command("train", "train", "Train the network, and freeze its best epoch.")
+_stage_command("prepare", "Check the data, split it and fit its encoding.")
+_stage_command("train", "Train the network, and freeze its best epoch.")
+_stage_command("evaluate", "Score the frozen model on the held-out rows, beside simple baselines.")
 _stage_command(
-    "evaluate", "evaluate", "Score the frozen model on the held-out rows, beside simple baselines."
-)
-_stage_command(
-    "register",
     "register",
     "Register the model in MLflow, and promote it if it passes its gate and beats the champion.",
 )

@@ -19,7 +19,7 @@ from tests.pipeline.test_run import as_if_run
 pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
-    "check", "plan", "run", "prepare", "train", "evaluate", "register", "predict", "models", "report",
+    "inspect", "check", "plan", "run", "prepare", "train", "evaluate", "register", "predict", "models", "report",
     "doctor", "schema",
 ]  # fmt: skip
 
