@@ -32,13 +32,19 @@ class Finding:
     exit_code: int
 
 
-def check(settings: Settings, around: Surroundings, *, problems: Path | None = None) -> list[Finding]:
+def check(
+    settings: Settings, around: Surroundings, *, problems: Path | None = None, sample: float = 1.0
+) -> list[Finding]:
     """Everything wrong with the data, the devices, the cluster, the tracker and the storage.
 
-    Every single problem of the data goes to the file `problems`, if one is named.
+    Args:
+        settings: of the run that is to be.
+        around: where it is to happen.
+        problems: a file for every single problem of the data.
+        sample: the share of the data to look at.
     """
     steps = {
-        "data": lambda: check_data(settings, console=around.console, problems=problems),
+        "data": lambda: check_data(settings, console=around.console, problems=problems, sample=sample),
         "devices": lambda: _check_devices(settings, around),
         "tracker": lambda: tracking.check(around.tracking_uri),
         "storage": lambda: _check_storage(around.storage),

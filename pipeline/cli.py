@@ -127,9 +127,7 @@ def recurra() -> None:
 
 @recurra.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
-@click.option(
-    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Settings file to write."
-)
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Settings file to write.")
 @click.option("--force", is_flag=True, help="Replace the settings file if it is there.")
 @_json_option
 @_quiet_option
@@ -151,12 +149,21 @@ def inspect(
     type=click.Path(dir_okay=False, path_type=Path),
     help="JSON Lines file for every single problem of the data, not only the first ones.",
 )
+@click.option(
+    "--sample",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the data to look at; of less than all, only faults of single rows are found.",
+)
 @_common
-def check(conf: Sequence[Path], overrides: Sequence[str], problems: Path | None, common: Common) -> None:
+def check(
+    conf: Sequence[Path], overrides: Sequence[str], problems: Path | None, sample: float, common: Common
+) -> None:
     """Settings, data, cluster and tracker: every problem at once, nothing started."""
     from pipeline.checks import check as check_all
 
-    found = check_all(_load(conf, overrides), _surroundings(common), problems=problems)
+    found = check_all(_load(conf, overrides), _surroundings(common), problems=problems, sample=sample)
     text = "No problems found." if not found else ""
     common.console.result(text, {"problems": [dataclasses.asdict(each) for each in found]})
     if found:

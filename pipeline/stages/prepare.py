@@ -20,13 +20,14 @@ from typing import Any
 from components.data import intake, readers, rejects
 from components.data.audits import Audit, audit
 from components.data.encoders import needs_quantiles
+from components.data.fates import Fates
 from components.data.indexes import Scan
 from components.data.labels import Pins
 from components.data.preparation import Order, Pieces, finish, pins_in, scan_part, write_part
 from components.data.records import Layout, check_agreement, check_schema
 from components.data.shards import Shard, write_shard
 from components.data.splits import SPLITS
-from components.errors import Problem, StorageError
+from components.errors import DataError, Problem, StorageError
 from conf.schema import Settings
 from pipeline.backends import workspace
 from pipeline.backends.cluster import Cluster, Future
@@ -62,20 +63,25 @@ def prepare(settings: Settings, *, folder: RunFolder, cluster: Cluster, console:
     return {"rows": splits, "rejected": manifest["rejected"], "labels": len(manifest["labels"])}
 
 
-def check_data(settings: Settings, *, console: Console, problems: Path | None = None) -> None:
+def check_data(
+    settings: Settings, *, console: Console, problems: Path | None = None, sample: float = 1.0
+) -> None:
     """Everything that `prepare` would refuse, found in this process; nothing else is kept.
 
     Args:
         settings: which data.
         console: shows how far it is.
         problems: a file for every single problem, one JSON object in each line.
+        sample: the share of the data to look at, spread evenly over it. Of less than all, only what is wrong
+            with single rows is told: what a few rows lack, the others may have.
 
     Raises:
         DataError: files or rows are at fault; every problem with its place.
     """
     with tempfile.TemporaryDirectory(prefix="recurra-") as scratch:
         record = None if problems is None else partial(_record, problems)
-        _examine(settings, scratch=Path(scratch), run=intake.Here, console=console, record=record)
+        look = _examine if sample == 1.0 else partial(_examine_some, share=sample)
+        look(settings, scratch=Path(scratch), run=intake.Here, console=console, record=record)
 
 
 def _record(path: Path, problems: Iterator[Problem]) -> None:
@@ -118,10 +124,39 @@ def _examine(
 ) -> _Found:
     layout = Layout.of(settings)
     parts = _parts(settings, layout, scratch=scratch, run=run, console=console)
+    scans = _scanned(parts, layout, scratch=scratch, run=run, console=console)
+    return _Found(layout, scans, audit(scans, layout=layout, settings=settings, pins=pins, record=record))
+
+
+def _examine_some(
+    settings: Settings,
+    *,
+    share: float,
+    scratch: Path,
+    run: intake.Run,
+    console: Console,
+    record: Callable[[Iterator[Problem]], None] | None,
+) -> None:
+    """Refuse the bad rows of some parts of the data."""
+    layout = Layout.of(settings)
+    parts = _parts(settings, layout, scratch=scratch, run=run, console=console)
+    chosen = parts[:: max(1, round(1 / share))]
+    scans = _scanned(chosen, layout, scratch=scratch, run=run, console=console)
+    num_rows = sum(part.num_rows for part in chosen)
+    console.note(f"looked at {num_rows:,} of {sum(part.num_rows for part in parts):,} rows")
+    fates = Fates(scans)
+    if record is not None:
+        record(fates.every_problem())
+    if fates.problems and settings.data.on_bad_row == "fail":
+        raise DataError(f"The rows looked at have {fates.num_problems:,} problems:", problems=fates.problems)
+
+
+def _scanned(
+    parts: Sequence[readers.Part], layout: Layout, *, scratch: Path, run: intake.Run, console: Console
+) -> list[Scan]:
     tasks = [run(scan_part, part=part, layout=layout, scratch=str(scratch)) for part in parts]
     with console.progress("check", total=sum(part.num_rows for part in parts), unit="rows") as bar:
-        scans = list(intake.results(tasks, bar.advance, [part.num_rows for part in parts]))
-    return _Found(layout, scans, audit(scans, layout=layout, settings=settings, pins=pins, record=record))
+        return list(intake.results(tasks, bar.advance, [part.num_rows for part in parts]))
 
 
 def _parts(

@@ -19,8 +19,8 @@ from tests.pipeline.test_run import as_if_run
 pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
-    "inspect", "check", "plan", "run", "prepare", "train", "evaluate", "register", "predict", "models", "report",
-    "doctor", "schema",
+    "inspect", "check", "plan", "run", "prepare", "train", "evaluate", "register", "predict", "models",
+    "report", "doctor", "schema",
 ]  # fmt: skip
 
 

@@ -210,10 +210,10 @@ def test_the_profile_tells_of_tags_gaps_and_unknown_tokens(make_settings, make_s
     assert profile["inputs"][0]["coverage"] == {"train": 1.0, "valid": 0.5, "test": 0.5}
     assert profile["inputs"][3]["coverage"]["valid"] == 1.0
     for sentence in (
-        "1 tags in test follow one that they may not: the beginning > I-X (1).",
-        "4 values of 'x' are missing in training and filled in.",
-        "1 values of 'age' are missing in training and filled in.",
-        "only 50.0% of the steps of 'words' in test are known from training.",
+        "Tags in test that follow one they may not, 1: the beginning > I-X (1).",
+        "Values of 'x' missing in training, and filled in: 4.",
+        "Values of 'age' missing in training, and filled in: 1.",
+        "Only 50.0% of the steps of 'words' in test are known from training.",
     ):
         assert sentence in profile["notices"]
 

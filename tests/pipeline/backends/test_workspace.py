@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import BusyError, StorageError
 from components.data.readers.paths import File
+from components.errors import BusyError, StorageError
 from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 

@@ -356,3 +356,31 @@ def test_the_shipped_words_are_whole(root: Path, tmp_path: Path) -> None:
     assert sum(split["rows"] for split in manifest["splits"].values()) == 6877
     assert sum(split["steps"] for split in manifest["splits"].values()) == 52152
     assert len(manifest["labels"]) == 26
+
+
+def test_every_single_problem_goes_to_a_file_when_one_is_named(make_settings: MakeSettings, tmp_path: Path):
+    table = rows(60)
+    for row in range(30):
+        table["frames"][row] = [] if row % 2 else [[NAN, 1.0]]
+    settings = make_settings(table)
+    found = tmp_path / "problems.jsonl"
+    with pytest.raises(DataError, match="30 problems, the first 20"):
+        check_data(settings, console=Console(level=-1), problems=found)
+    problems = [json.loads(line) for line in found.read_text("utf8").splitlines()]
+    assert [problem["row"] for problem in problems] == list(range(30))
+    assert problems[0]["message"].startswith("column frames, step 0, feature 0: nan, expected a finite")
+    assert problems[1]["message"] == "column frames: empty sequence, expected at least 1 step"
+
+
+def test_a_sample_finds_bad_rows_and_says_nothing_of_what_the_others_may_have(
+    make_settings: MakeSettings, tmp_path: Path
+):
+    # Only the second file has rows to test on.
+    good, other = rows(), rows(id=[f"s{row}" for row in range(12)])
+    good["fold"], other["fold"] = [2] * 12, [0, 1] * 6
+    settings = make_settings(good, other, data__split={"column": "fold", "valid": [1], "test": [0]})
+    check_data(settings, console=Console(level=-1), sample=0.5)
+    good["frames"][3] = []
+    settings = make_settings(good, other, data__split={"column": "fold", "valid": [1], "test": [0]})
+    with pytest.raises(DataError, match="row 3, column frames: empty sequence"):
+        check_data(settings, console=Console(level=-1), sample=0.5)
