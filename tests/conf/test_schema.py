@@ -18,9 +18,9 @@ from conf.schema import (
     ModelSettings,
     NumericInput,
     RegisterSettings,
-    TimeSplit,
     Settings,
     TargetSettings,
+    TimeSplit,
     TrainSettings,
 )
 from conf.validation import fields

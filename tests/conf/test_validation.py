@@ -96,7 +96,7 @@ def test_good_settings_come_back_without_a_mistake() -> None:
         ("data.context", ["speaker"], "data.context.0: received 'speaker', expected a mapping"),
         ("data.inputs", [{"column": "x", "kind": "word"}], "data.inputs.0: expected the kind numeric, token"),
         ("data.inputs", [{"column": "x", "indicator": True}], "data.inputs.0.indicator: nothing is imputed"),
-        ("data.inputs", [{"column": "t", "kind": "token", "scale": "none"}], "data.inputs.0.scale: there is no"),
+        ("data.inputs", [{"column": "t", "kind": "token", "scale": "none"}], "data.inputs.0.scale: there"),
         ("data.layout", "step", "data.id: layout: step needs the column `id`"),
         ("data.order", "t", "data.order: order has an effect only with layout: step"),
         ("data.overlap", 3, "data.overlap: overlap has an effect only with max_length"),

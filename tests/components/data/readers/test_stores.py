@@ -1,0 +1,66 @@
+"""What a URL of an object store says, and what is never shown; test_paths asks a real server."""
+
+import pytest
+
+from components.data.readers import stores
+from components.errors import DataError, StorageError
+
+
+@pytest.mark.parametrize(
+    ("url", "parts", "shown"),
+    [
+        ("s3://bucket/a/b.csv", ("s3", "", "bucket", "a/b.csv", ""), "s3://bucket/a/b.csv"),
+        ("s3://key:se/cret@bucket/a", ("s3", "key:se/cret", "bucket", "a", ""), "s3://bucket/a"),
+        (
+            "s3://bucket/a?endpoint_override=127.0.0.1:9000&scheme=http",
+            ("s3", "", "bucket", "a", "?endpoint_override=127.0.0.1:9000&scheme=http"),
+            "s3://bucket/a",
+        ),
+        ("gs://bucket", ("gs", "", "bucket", "", ""), "gs://bucket"),
+        ("hdfs://host:8020/a", ("hdfs", "", "host:8020", "a", ""), "hdfs://host:8020/a"),
+        (
+            "abfs://container@account/a",
+            ("abfs", "container", "account", "a", ""),
+            "abfs://container@account/a",
+        ),
+        (
+            "abfs://container:key@account/a",
+            ("abfs", "container:key", "account", "a", ""),
+            "abfs://container@account/a",
+        ),
+    ],
+)
+def test_a_url_is_taken_apart_and_shown_without_what_is_secret(
+    url: str, parts: tuple[str, ...], shown: str
+) -> None:
+    address = stores.parse(url)
+    assert (address.scheme, address.user, address.host, address.key, address.query) == parts
+    assert address.shown == shown
+
+
+def test_a_question_mark_in_a_key_is_part_of_it() -> None:
+    assert stores.parse("s3://bucket/what?.csv").key == "what?.csv"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (OSError("AWS Error NO_SUCH_BUCKET during HeadBucket"), DataError, 2),
+        (OSError("AWS Error ACCESS_DENIED for sesame-open"), StorageError, 3),
+        (OSError("AWS Error NETWORK_CONNECTION: curlCode: 7"), StorageError, 3),
+    ],
+)
+def test_what_a_retry_can_help_has_another_exit_code_and_no_secret_is_told(
+    error: OSError, kind: type[Exception], code: int
+) -> None:
+    with pytest.raises(kind) as caught, stores.refusals("s3://key:sesame-open@bucket/a.csv"):
+        raise error
+    assert caught.value.exit_code == code  # type: ignore[attr-defined]
+    assert "sesame" not in str(caught.value)
+    assert "s3://bucket/a.csv" in str(caught.value)
+
+
+def test_a_scheme_that_nobody_knows_is_refused() -> None:
+    url = "nowhere://bucket/a.csv"
+    with pytest.raises(DataError, match="nowhere:// is not known"), stores.refusals(url):
+        stores.connect(url)
