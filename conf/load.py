@@ -24,6 +24,7 @@ __all__ = ["Problem", "SettingsError", "json_schema", "load", "resolved"]
 
 MAX_BYTES = 1 << 18
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:.*@")
 # Keys that cannot stand together: the one above pushes the other out, so that a split can be stacked.
 RIVALS: dict[Key, tuple[str, str]] = {("data", "split"): ("column", "by")}
 
@@ -168,10 +169,11 @@ def _make_absolute(root: Entry, *, folder: str, mistakes: Mistakes) -> None:
     # `--set data.path.1=x` comes as a mapping of item numbers.
     items = path.value.values() if isinstance(path.value, dict) else path.value
     for item in items if isinstance(path.value, list | dict) else [path]:
-        if isinstance(item.value, str) and URL.match(item.value):
-            hint = "only local files, folders and globs are read; copy the data here first"
-            mistakes.add(item.place, ("data", "path"), f"{item.value!r} is a URL", hint)
-        elif isinstance(item.value, str) and item.value:
+        if isinstance(item.value, str) and SECRET.match(item.value):
+            # Settings are written beside the run and sent to the tracker.
+            hint = "give keys by the store's variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            mistakes.add(item.place, ("data", "path"), "the URL carries a password", hint)
+        elif isinstance(item.value, str) and item.value and not URL.match(item.value):
             item.value = _absolute(item.value, folder)
 
 

@@ -230,7 +230,7 @@ def test_an_unknown_key_gets_the_nearest_one(tmp_path: Path, addition: str, key:
         ("register.alias=latest", "register.alias"),
         ("register.alias=v1", "register.alias"),
         ("name=../up", "name"),
-        ("data.path=s3://bucket/key", "data.path"),
+        ("data.path=s3://key:secret@bucket/rows.csv", "data.path"),
         ("data.inputs=[]", "data.inputs"),
         ("data.inputs.3.scale=none", "data.inputs.3.scale"),
         ("tune={trials: 3}", "tune"),
@@ -244,6 +244,17 @@ def test_an_impossible_value_is_named_with_the_option_that_gave_it(
     found = mistakes(write(tmp_path, GOOD), option)
     assert list(found) == [key]
     assert found[key].startswith(f"--set {option}: {key}:")
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    text = GOOD.replace("words.parquet", "s3://key:S3CR3T/xyz@bucket/rows.csv")
+    (message,) = mistakes(write(tmp_path, text)).values()
+    assert "the URL carries a password" in message and "S3CR3T" not in message
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a b.csv", "abfs://box@account/a.csv", "gs://b/*.parquet"])
+def test_a_url_is_left_as_it_is(tmp_path: Path, url: str) -> None:
+    assert load([write(tmp_path, GOOD.replace("words.parquet", url))]).data.path == url
 
 
 def test_all_mistakes_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

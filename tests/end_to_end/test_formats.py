@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import FileSystem
 
 from components.data.intake import Here
 from conf.load import load
@@ -129,3 +130,22 @@ def test_the_same_words_have_the_same_scores_and_answers_in_every_format(place: 
         answered = pq.read_table(place.path / "answers.parquet").sort_by("id")
         answers[data] = answered.select(["id", "labels"]).to_pylist()
     assert answers["words.jsonl.gz"] == answers["words.parquet"] == answers["steps.csv"]
+
+
+@pytest.mark.slow
+def test_the_same_words_are_read_from_an_object_store(
+    place: Place, object_store: str, store_files: FileSystem
+) -> None:
+    for name in ("words.parquet", "words.jsonl.gz"):
+        with store_files.open_output_stream(f"folder/{name}", compression=None) as stream:
+            stream.write((place.path / name).read_bytes())
+    found = {}
+    for name in ("words.parquet", "words.jsonl.gz"):
+        url = f"{object_store}/folder/{name}"
+        place.run("prepare", "words.yaml", "--set", f"data.path={url}", "--storage", "stored")
+        place.run("predict", "models:/words@champion", url, "-o", "answers.parquet")
+        found[name] = pq.read_table(place.path / "answers.parquet").sort_by("id")["labels"].to_pylist()
+        newest = max((place.path / "stored" / "words").glob("*/data"), key=lambda path: path.parent.name)
+        table = pq.read_table(newest / "train").drop_columns(["row", "file"])
+        assert table.to_pylist() == prepared(place.path, "words.parquet")["train"]
+    assert found["words.jsonl.gz"] == found["words.parquet"]

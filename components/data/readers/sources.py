@@ -104,8 +104,8 @@ class Wanted:
     """What an import is to read of a file.
 
     Attributes:
-        kinds: by column: TEXT, TEXTS, NUMBERS or ANY. Columns not named are left out; without any, all are read,
-            as the file suggests.
+        kinds: by column: TEXT, TEXTS, NUMBERS or ANY. Columns not named are left out; without any, all are
+            read, as the file suggests.
         names: of the columns in their order, for files that do not name them; `_` skips one.
     """
 

@@ -164,13 +164,15 @@ def text(value: object) -> str | None:
 
 
 def texts(value: object) -> list[str | None] | None:
-    """A value as TEXTS.
+    """A value as TEXTS; one text is cut at white space.
 
     Raises:
-        Unfit: it is no list, or one of its steps is no text.
+        Unfit: it is neither a list nor a text, or one of its steps is no text.
     """
     if value is None:
         return None
+    if isinstance(value, str):
+        return list(value.split())
     if not isinstance(value, list):
         raise Unfit(f"received {shown(value)}, expected a list")
     return [_at(step, text, item) for step, item in enumerate(value)]

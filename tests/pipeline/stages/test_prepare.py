@@ -384,3 +384,36 @@ def test_a_sample_finds_bad_rows_and_says_nothing_of_what_the_others_may_have(
     settings = make_settings(good, other, data__split={"column": "fold", "valid": [1], "test": [0]})
     with pytest.raises(DataError, match="row 3, column frames: empty sequence"):
         check_data(settings, console=Console(level=-1), sample=0.5)
+
+
+def windows_of(settings: Settings, folder: Path) -> dict[str, set[str]]:
+    """The ids of the windows that each split is cut into."""
+    data = run(settings, folder).data
+    encoding = Encoding.from_json(json.loads((data / "encoding.json").read_text("utf8")))
+    cut = {
+        split: SequenceSet.open(data / split, encoding).cut(encoding.max_length)
+        for split in ("train", "valid", "test")
+    }
+    assert sum(len(each) for each in cut.values()) == 3 * 24
+    assert all(each.lengths.max() <= 4 for each in cut.values())
+    return {split: set(each.ids.to_pylist()) for split, each in cut.items()}
+
+
+def test_no_sequence_has_windows_in_two_splits(make_settings: MakeSettings, tmp_path: Path):
+    frames = [[[float(row), float(step)] for step in range(12)] for row in range(24)]
+    split = {"by": "hash", "valid": 0.3, "test": 0.3}
+    settings = make_settings(rows(24, frames=frames), data__split=split, data__max_length=4)
+    ids = windows_of(settings, tmp_path)
+    assert ids["train"] | ids["valid"] | ids["test"] == {f"r{row}" for row in range(24)}
+    assert sum(map(len, ids.values())) == 24
+
+
+def test_no_group_has_rows_in_two_splits(make_settings: MakeSettings, tmp_path: Path):
+    split = {"by": "group", "column": "fold", "valid": 0.4, "test": 0.2, "seed": 3}
+    table = rows(60, fold=[f"speaker-{row % 12}" for row in range(60)])
+    data = run(make_settings(table, data__split=split), tmp_path).data
+    speakers = {
+        name: {int(row.removeprefix("r")) % 12 for row in pq.read_table(data / name)["id"].to_pylist()}
+        for name in ("train", "valid", "test")
+    }
+    assert sum(map(len, speakers.values())) == 12

@@ -59,10 +59,9 @@ def test_a_column_without_a_value_has_no_type_yet():
     assert column([None], TEXTS)[0].type == pa.list_(pa.string())
 
 
-def test_a_text_is_no_list_of_letters_and_a_boolean_no_number():
-    array, faults = column(["ab", ["c"]], TEXTS)
-    assert array.to_pylist() == [None, ["c"]]
-    assert faults[0]["message"] == "received 'ab', expected a list"
+def test_a_text_is_a_list_of_words_not_of_letters_and_a_boolean_no_number():
+    array, _ = column(["ab", " c  d\t", ["e f"]], TEXTS)
+    assert array.to_pylist() == [["ab"], ["c", "d"], ["e f"]]
     array, faults = column([[True], [1]], NUMBERS)
     assert array.to_pylist() == [None, [1]]
     assert faults[0]["message"] == "received true, expected a number"

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.components.data.test_roles import found, steps
+from tests.components.inspection.test_roles import found, steps
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

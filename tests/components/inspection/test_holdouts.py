@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.components.data.test_proposals import data, proposed
-from tests.components.data.test_roles import each, rows
+from tests.components.inspection.test_proposals import data, proposed
+from tests.components.inspection.test_roles import each, rows
 
 
 def split(is_whole: bool = True, **columns: Any) -> dict[str, Any]:
