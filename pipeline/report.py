@@ -7,7 +7,7 @@ A stage that has not run has no section, so the page can be written at any time.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ SHOWN_METRICS = {
     "ece": "calibration error",
 }
 MOST_CLASSES, MOST_CONFUSED = 60, 40
+NUM_DISTRIBUTIONS = 4
 
 
 def write(folder: RunFolder, settings: Settings) -> Path:
@@ -140,7 +141,9 @@ def _charts(
     profile: Mapping[str, Any] | None,
     baselines: Sequence[Mapping[str, Any]],
 ) -> dict[str, Markup]:
-    drawn = {name: "" for name in ("loss", "accuracy", "beside", "confusion", "reliability", "lengths")}
+    drawn = {
+        name: "" for name in ("loss", "accuracy", "beside", "confusion", "reliability", "lengths", "features")
+    }
     if history:
         drawn |= _curves(history)
     if metrics:
@@ -165,7 +168,19 @@ def _charts(
         histogram = profile["splits"]["train"]["lengths"]["histogram"]
         title = "Training sequences by length"
         drawn["lengths"] = charts.bars(histogram["edges"], histogram["counts"], title=title, x_label="steps")
+        drawn["features"] = "".join(_distributions(profile))
     return {name: Markup(chart) for name, chart in drawn.items()}
+
+
+def _distributions(profile: Mapping[str, Any]) -> Iterator[str]:
+    """Histograms of the first few features of the numeric columns."""
+    for each in profile["inputs"]:
+        for number, feature in enumerate(each.get("features", ())[:NUM_DISTRIBUTIONS]):
+            if histogram := feature.get("histogram"):
+                name = each["column"] + (f" {number}" if each["num_features"] > 1 else "")
+                yield charts.bars(
+                    histogram["edges"], histogram["counts"], title=f"Training steps by {name}", x_label=name
+                )
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:

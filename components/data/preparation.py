@@ -164,7 +164,7 @@ def finish(
             name: profiles.of_split(_lengths(of_split), _label_counts(of_split, audit.labels))
             for name, of_split in shards.items()
         },
-        "inputs": profiles.of_columns(fitted, statistics),
+        "inputs": profiles.of_columns(fitted, statistics, _samples(shards["train"])),
         "padding": profiles.padding_waste(_lengths(shards["train"])),
     }
     if (scheme := data.target.scheme) != "none":
@@ -301,6 +301,12 @@ def _split(shards: Sequence[Shard]) -> dict[str, Any]:
 
 def _lengths(shards: Sequence[Shard]) -> np.ndarray:
     return np.concatenate([shard.lengths for shard in shards]).astype(np.int64)
+
+
+def _samples(shards: Sequence[Shard]) -> list[np.ndarray | None]:
+    """The samples of each column together, in the order of shards."""
+    columns = zip(*(shard.samples for shard in shards if shard.rows), strict=True)
+    return [None if each[0] is None else np.concatenate(each) for each in columns]
 
 
 def _transitions(shards: Sequence[Shard]) -> np.ndarray:

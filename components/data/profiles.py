@@ -3,7 +3,8 @@
 profile.json
   splits    {train: {rows, steps, lengths: {min, mean, median, max, histogram}, labels: {label: count}}}
   inputs    of training steps, one entry for each input and context column
-            numeric          {column, kind, features: [{mean, std, min, max, missing}], constant: [..]}
+            numeric          {column, kind, features: [{mean, std, min, max, missing, quantiles, histogram}],
+                              constant: [..]}; quantiles (0, 5, .. 100 %) and histogram are of a sample
             token, category  {column, kind, distinct, known, most_frequent, coverage: {train: 0.98, ..}}
             with a tag scheme also illegal_tags: {"O > I-PER": count}
   padding   {unsorted, by_length}   share of padded steps in batches of 64
@@ -23,6 +24,7 @@ from components.served.symbols import UNKNOWN, CategoryEncoding, TokenEncoding
 
 NUM_BINS = 20
 MAX_FEATURES = 1024
+MAX_DRAWN = 256
 BATCH_SIZE = 64
 
 
@@ -45,39 +47,58 @@ def of_split(lengths: np.ndarray, label_counts: Mapping[str, int]) -> dict[str, 
 
 
 def of_columns(
-    fitted: Sequence[InputEncoding], statistics: Mapping[str, Sequence[Statistics | Counts]]
+    fitted: Sequence[InputEncoding],
+    statistics: Mapping[str, Sequence[Statistics | Counts]],
+    samples: Sequence[np.ndarray | None],
 ) -> list[dict[str, Any]]:
     """Each input's and context column's values over the training steps.
 
     Args:
         fitted: the columns' encodings.
         statistics: by split, of each column.
+        samples: numbers of some training steps of each column, (S', F); None for text.
     """
     found = []
-    for i, part in enumerate(fitted):
+    for i, (part, sample) in enumerate(zip(fitted, samples, strict=True)):
         train = statistics["train"][i]
         if isinstance(train, Statistics):
-            found.append(_of_numbers(part.column, train))
+            found.append(_of_numbers(part.column, train, sample))
         else:
             counts = {name: each[i].numbers for name, each in statistics.items()}  # type: ignore[union-attr]
             found.append(_of_symbols(part, counts))
     return found
 
 
-def _of_numbers(column: str, statistics: Statistics) -> dict[str, Any]:
-    """The first 1,024 features."""
+def _of_numbers(column: str, statistics: Statistics, sample: np.ndarray | None) -> dict[str, Any]:
+    """The first 1,024 features; the distribution of the first 256."""
     names = ("mean", "deviation", "low", "high", "missing")
     columns = [getattr(statistics, name)[:MAX_FEATURES].tolist() for name in names]
+    features: list[dict[str, Any]] = [
+        {"mean": mean, "std": std, "min": low, "max": high, "missing": missing}
+        for mean, std, low, high, missing in zip(*columns, strict=True)
+    ]
+    if sample is not None:
+        for feature, values in zip(features[:MAX_DRAWN], sample.T, strict=False):
+            feature |= _distribution(values[~np.isnan(values)])
     return {
         "column": column,
         "kind": "numeric",
-        "features": [
-            {"mean": mean, "std": std, "min": low, "max": high, "missing": missing}
-            for mean, std, low, high, missing in zip(*columns, strict=True)
-        ],
+        "features": features,
         "num_features": len(statistics.mean),
         "constant": np.flatnonzero(statistics.constant).tolist(),
     }
+
+
+def _distribution(values: np.ndarray) -> dict[str, Any]:
+    if not len(values):
+        return {}
+    quantiles = {"quantiles": np.quantile(values, np.linspace(0, 1, NUM_BINS + 1)).tolist()}
+    # Of numbers that nearly agree some edges may be the same float.
+    edges = np.unique(np.linspace(values.min(), values.max(), NUM_BINS + 1))
+    if len(edges) == 1:
+        return quantiles
+    counts, _ = np.histogram(values, bins=edges)
+    return {**quantiles, "histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
 
 
 def _of_symbols(part: InputEncoding, counts: Mapping[str, Counter[str]]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Shard:
     lengths: np.ndarray  # (rows,) int32
     label_counts: np.ndarray  # (C,) int64
     statistics: tuple[Statistics | Counts, ...]  # of each input, then of each context column
+    samples: tuple[np.ndarray | None, ...] = ()  # of each: numbers of its first steps (S', F); None for text
     transitions: np.ndarray | None = None  # (C + 1, C + 1) how often a tag follows another, where asked for
 
 
@@ -109,6 +110,7 @@ def write_shard(
     features: Sequence[int],
     quantiles: Sequence[bool],
     num_labels: int,
+    sampled: int = 0,
     follow: bool = False,
 ) -> Shard:
     """Put the pieces of one shard in order and write it.
@@ -120,12 +122,15 @@ def write_shard(
         features: of each input and context column.
         quantiles: whether the encoding of each needs them.
         num_labels: C.
+        sampled: how many numbers of each column to keep as a sample. Rows stand in the order of a hash, so
+            the first ones are as good as any drawn at random.
         follow: whether to count which label follows which.
     """
     table = _in_order(pa.concat_tables([_read(piece) for piece in pieces]).unify_dictionaries())
     path = Path(target) / name
     path.parent.mkdir(exist_ok=True)
     pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    statistics, samples = _statistics(table, features, quantiles, sampled) if len(table) else ((), ())
     labels = table["y"].combine_chunks()
     codes = labels.flatten() if pa.types.is_list(labels.type) else labels
     lengths = table["length"].to_numpy()
@@ -136,25 +141,30 @@ def write_shard(
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         lengths=lengths,
         label_counts=np.bincount(codes.to_numpy(), minlength=num_labels),
-        statistics=_statistics(table, features, quantiles) if len(table) else (),
+        statistics=statistics,
+        samples=samples,
         transitions=transitions(codes.to_numpy(), lengths, num_labels) if follow and len(table) else None,
     )
 
 
 def _statistics(
-    table: pa.Table, features: Sequence[int], quantiles: Sequence[bool]
-) -> tuple[Statistics | Counts, ...]:
+    table: pa.Table, features: Sequence[int], quantiles: Sequence[bool], sampled: int
+) -> tuple[tuple[Statistics | Counts, ...], tuple[np.ndarray | None, ...]]:
+    """Of each column, and the beginning of its numbers."""
     names = [name for name in table.schema.names if name[0] in "xc"]
     found: list[Statistics | Counts] = []
+    samples: list[np.ndarray | None] = []
     for name, width, exact in zip(names, features, quantiles, strict=True):
         column = table[name].combine_chunks()
         values = column.flatten() if pa.types.is_list(column.type) else column
         if pa.types.is_string(values.type):
             found.append(Counts.of(values))
+            samples.append(None)
         else:
             numbers = values.to_numpy(zero_copy_only=False).reshape(-1, width)
             found.append(Statistics.of(numbers, quantiles=exact))
-    return tuple(found)
+            samples.append(numbers[: max(1, sampled // width)].astype(np.float64) if sampled else None)
+    return tuple(found), tuple(samples)
 
 
 def _read(piece: Piece) -> pa.Table:

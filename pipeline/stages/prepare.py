@@ -26,7 +26,7 @@ from components.data.labels import Pins
 from components.data.preparation import Order, Pieces, finish, pins_in, scan_part, write_part
 from components.data.records import Layout, check_agreement, check_schema
 from components.data.shards import Shard, write_shard
-from components.data.splits import SPLITS
+from components.data.splits import SPLITS, TRAIN
 from components.errors import DataError, Problem, StorageError
 from conf.schema import Settings
 from pipeline.backends import workspace
@@ -36,6 +36,7 @@ from pipeline.console import Console
 
 REJECTED = "rejected.parquet"
 SCRATCH = ".prepare-"
+SAMPLED = 1 << 21  # numbers of each column whose distribution is told
 MAX_TAGS = 4096  # which of them follows which is counted
 
 
@@ -252,6 +253,7 @@ def _shard_tasks(
                     features=order.features,
                     quantiles=quantiles,
                     num_labels=len(found.audit.labels),
+                    sampled=SAMPLED // order.shards[TRAIN] if split == TRAIN else 0,
                     follow=follow,
                 )
                 tasks.append((name, future))

@@ -13,9 +13,10 @@ from components.data.profiles import MAX_FEATURES, NUM_BINS, of_columns, of_spli
 from conf.schema import CategoryContext, NumericInput, TokenInput
 
 
-def described(values) -> list:
+def described(values, sample=None) -> list:
     statistics = Statistics.of(values)
-    return of_columns([fit(NumericInput(column="x"), statistics)], {"train": [statistics]})
+    encoding = fit(NumericInput(column="x", impute="zero"), statistics)
+    return of_columns([encoding], {"train": [statistics]}, [sample])
 
 
 def test_lengths_and_labels_of_a_split():
@@ -49,6 +50,31 @@ def test_features_are_described_and_constant_ones_named():
     assert json.loads(json.dumps(profile)) == profile
 
 
+def test_the_distribution_is_that_of_the_sample_without_what_is_missing():
+    sample = np.array([[0.0, 7.0, np.nan], [4.0, 7.0, np.nan], [1.0, 7.0, np.nan], [np.nan, 7.0, np.nan]])
+    (profile,) = described(sample, sample)
+    spread, constant, absent = profile["features"]
+    assert spread["quantiles"][0] == 0.0 and spread["quantiles"][-1] == 4.0
+    assert spread["quantiles"][NUM_BINS // 2] == 1.0
+    assert sum(spread["histogram"]["counts"]) == 3
+    assert constant["quantiles"] == [7.0] * (NUM_BINS + 1) and "histogram" not in constant
+    assert "quantiles" not in absent
+    assert json.loads(json.dumps(profile)) == profile
+
+
+@given(st.lists(st.floats(-1e38, 1e38), min_size=1, max_size=40))
+def test_every_number_of_a_sample_is_in_one_bar(values):
+    sample = np.array(values)[:, None]
+    (profile,) = described(sample, sample)
+    (feature,) = profile["features"]
+    if len(set(values)) == 1:
+        assert "histogram" not in feature
+    else:
+        histogram = feature["histogram"]
+        assert sum(histogram["counts"]) == len(values)
+        assert histogram["edges"] == sorted(set(histogram["edges"]))
+
+
 def test_very_wide_inputs_are_described_in_part_and_say_so():
     (profile,) = described(np.zeros((2, MAX_FEATURES + 10)))
     assert len(profile["features"]) == MAX_FEATURES
@@ -70,7 +96,7 @@ def test_a_last_batch_that_is_not_full_counts_its_own_rows_only():
 
 def described_texts(setting, **splits: list[str]) -> dict:
     counts = {name: [Counts.of(pa.array(texts, pa.string()))] for name, texts in splits.items()}
-    (found,) = of_columns([fit(setting, counts["train"][0])], counts)
+    (found,) = of_columns([fit(setting, counts["train"][0])], counts, [None])
     return found
 
 
