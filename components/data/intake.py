@@ -7,7 +7,7 @@
 Tasks run where `run` puts them: on a cluster, or in this process.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,6 +106,7 @@ def open_sources(
     run: Run,
     scratch: str,
     advance: Callable[[int], None] = lambda done: None,
+    check: Callable[[Source], Iterable[Problem]] = lambda source: (),
 ) -> list[Source]:
     """The files as sources of sequences, in order.
 
@@ -115,9 +116,10 @@ def open_sources(
         run: starts a task.
         scratch: a folder for what is imported; it must outlive the sources.
         advance: told of each file that is open.
+        check: what is wrong with the columns of a source of sequences.
 
     Raises:
-        DataError: files that are empty, damaged or not what their format says; all of them together.
+        DataError: files that are empty, damaged, not what their format says or fail the check; all together.
     """
     tasks = []
     for number, (file, name) in enumerate(zip(files, relative_names(files), strict=True)):
@@ -135,9 +137,9 @@ def open_sources(
                 target=target,
             )
         )
-    sources = list(results(tasks, advance))
     if reading.steps is None:
-        return sources
+        return list(results(tasks, advance, check=check))
+    sources = list(results(tasks, advance))
     return _assembled(sources, reading.steps, run=run, scratch=scratch)
 
 
@@ -151,6 +153,7 @@ def results(
     tasks: Sequence[Task],
     advance: Callable[[int], None] = lambda done: None,
     sizes: Sequence[int] | None = None,
+    check: Callable[[Any], Iterable[Problem]] = lambda result: (),
 ) -> Iterator[Any]:
     """The tasks' results in order. All are waited for, so that every file at fault is named together.
 
@@ -158,18 +161,22 @@ def results(
         tasks: under way.
         advance: told of the size of each task that is done.
         sizes: of the tasks; 1 each when not given.
+        check: what is wrong with a result.
 
     Raises:
-        DataError: of all tasks that raised one.
+        DataError: of all tasks that raised one, or whose result fails the check.
     """
     problems: list[Problem] = []
     for task, size in zip(tasks, sizes or [1] * len(tasks), strict=True):
         try:
-            yield task.result()
+            result = task.result()
         except DataError as error:
             problems += error.problems
             if not error.problems:
                 raise
+        else:
+            problems += check(result)
+            yield result
         advance(size)
     refuse(problems)
 

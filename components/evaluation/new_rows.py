@@ -95,12 +95,27 @@ def _field(part: Any) -> Field:
     return Field(part.column, kind_of(part), gaps)
 
 
+def column_problems(
+    source: Source, encoding: Encoding, *, id_column: str | None, id_needed: bool = False
+) -> list[Problem]:
+    """Columns that a source lacks or holds in another type; the id counts where it is needed, or there."""
+    problems: list[Problem] = []
+    for field in _fields(encoding):
+        fault = words_fault if field.is_text else numeric_fault
+        problems += _column_problem(source.schema, field.column, fault, source.name)
+    for part in encoding.context:
+        fault = scalar_fault if isinstance(part, NumericEncoding) else text_fault
+        problems += _column_problem(source.schema, part.column, fault, source.name)
+    if id_column is not None and (id_needed or id_column in source.schema.names):
+        problems += _column_problem(source.schema, id_column, text_fault, source.name)
+    return problems
+
+
 def look(
     sources: Sequence[Source],
     encoding: Encoding,
     *,
     id_column: str | None,
-    id_needed: bool = False,
     n_best: int = 0,
     distribution: bool = False,
 ) -> Task:
@@ -109,28 +124,16 @@ def look(
     Args:
         sources: in the order of the answers.
         encoding: the model's.
-        id_column: handed through as `id`; files without it give null ids, unless it is needed.
-        id_needed: whether a file without the id column is at fault.
+        id_column: handed through as `id`; files without it give null ids.
         n_best: also the n most probable labels.
         distribution: also the probability of every label, in the order of `encoding.labels`.
 
     Raises:
-        DataError: files that lack a column or hold another type, or hold no rows at all.
+        DataError: the files hold no rows at all.
     """
-    problems: list[Problem] = []
     has_id = id_column is not None and any(id_column in source.schema.names for source in sources)
-    for source in sources:
-        for field in _fields(encoding):
-            fault = words_fault if field.is_text else numeric_fault
-            problems += _column_problem(source.schema, field.column, fault, source.name)
-        for part in encoding.context:
-            fault = scalar_fault if isinstance(part, NumericEncoding) else text_fault
-            problems += _column_problem(source.schema, part.column, fault, source.name)
-        if id_column is not None and (id_needed or id_column in source.schema.names):
-            problems += _column_problem(source.schema, id_column, text_fault, source.name)
-    if not problems and not any(source.num_rows for source in sources):
+    if not any(source.num_rows for source in sources):
         problems = [Problem(file=source.name, message="no rows") for source in sources]
-    if problems:
         raise DataError("The data cannot be predicted.", problems=problems)
     schema = _schema(encoding, with_id=has_id, n_best=n_best, distribution=distribution)
     return Task(tuple(parts(sources)), id_column if has_id else None, n_best, distribution, schema)

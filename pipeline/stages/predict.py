@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +84,16 @@ def predict(
         reading = new_rows.reading(
             encoding, id_column=id_column or about["id"], file_format=file_format, layout=about.get("layout")
         )
-        task = new_rows.look(
-            intake.open_sources(files, reading, run=intake.Here, scratch=imports),
-            encoding,
+        check = partial(
+            new_rows.column_problems,
+            encoding=encoding,
             id_column=id_column or about["id"],
             id_needed=id_column is not None,
+        )
+        task = new_rows.look(
+            intake.open_sources(files, reading, run=intake.Here, scratch=imports, check=check),
+            encoding,
+            id_column=id_column or about["id"],
             n_best=n_best,
             distribution=distribution,
         )

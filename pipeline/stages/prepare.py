@@ -168,12 +168,15 @@ def _parts(
     files = readers.expand(paths, settings.data.format)
     with console.progress("open", total=len(files), unit="files") as bar:
         reading = intake.Reading.of(settings, layout)
-        sources = intake.open_sources(files, reading, run=run, scratch=str(scratch), advance=bar.advance)
-    problems = [
-        problem for source in sources for problem in check_schema(source.schema, layout, file=source.name)
-    ]
-    if not problems:
-        problems += check_agreement([(source.name, source.schema) for source in sources], layout)
+        sources = intake.open_sources(
+            files,
+            reading,
+            run=run,
+            scratch=str(scratch),
+            advance=bar.advance,
+            check=lambda source: check_schema(source.schema, layout, file=source.name),
+        )
+    problems = check_agreement([(source.name, source.schema) for source in sources], layout)
     parts = readers.parts(sources)
     if not problems and not parts:
         names = ", ".join(source.name for source in sources[:3])

@@ -1,4 +1,7 @@
+import json
 import shutil
+from functools import partial
+from tempfile import mkdtemp
 
 import numpy as np
 import pyarrow as pa
@@ -6,9 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from components import bundles
+from components.data.intake import Here, open_sources
+from components.data.readers import File
 from components.errors import DataError
 from components.evaluation import new_rows
-from components.served.encoding import Encoding, NumericEncoding
+from components.served.encoding import Encoding
+from components.served.numbers import NumericEncoding
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +40,14 @@ def answered(bundle, files, **options):
     return pa.Table.from_batches(new_rows.answers(bundle=bundle, task=task), task.schema)
 
 
-def look(bundle, files, *, id_column="id", **options):
-    return new_rows.look(files, bundles.encoding(bundle), id_column=id_column, **options)
+def look(bundle, files, *, id_column="id", id_needed=False, **options):
+    encoding = bundles.encoding(bundle)
+    reading = new_rows.reading(encoding, id_column=id_column)
+    found = [File(str(file)) for file in files]
+    check = partial(new_rows.column_problems, encoding=encoding, id_column=id_column, id_needed=id_needed)
+    scratch = mkdtemp(dir=files[0].parent)
+    sources = open_sources(found, reading, run=Here, scratch=scratch, check=check)
+    return new_rows.look(sources, encoding, id_column=id_column, **options)
 
 
 def problems(caught):
@@ -161,7 +173,7 @@ def test_files_that_cannot_serve_are_all_named_before_anything_is_read(labeller,
     write(tmp_path / "text.parquet", [["a"]], pa.list_(pa.string()))
     pq.write_table(pa.table({"frame": [[[1, 2]]]}), tmp_path / "other.parquet")
     files = sorted(tmp_path.glob("*.parquet"))
-    with pytest.raises(DataError, match="cannot be predicted") as caught:
+    with pytest.raises(DataError, match="cannot be used") as caught:
         look(labeller, files)
     text = str(caught.value)
     assert "empty.parquet: no rows" in text
@@ -173,3 +185,28 @@ def test_files_that_cannot_serve_are_all_named_before_anything_is_read(labeller,
 def test_files_without_a_row_are_refused(labeller, tmp_path):
     with pytest.raises(DataError, match=r"a\.parquet: no rows"):
         look(labeller, [write(tmp_path / "a.parquet", [])])
+
+
+def test_rows_of_a_text_file_are_answered_alike_and_named_by_line(labeller, tmp_path):
+    frames = [[[1, 2], [3, 4]], [[5, 6]]]
+    rows = [{"id": f"w{i}", "frames": each} for i, each in enumerate(frames)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    parquet = write(tmp_path / "a.parquet", frames, id=["w0", "w1"])
+    assert answered(labeller, [tmp_path / "a.jsonl"]).equals(answered(labeller, [parquet]))
+    (tmp_path / "b.jsonl").write_text("\n" + json.dumps({"id": 1, "frames": [[1, 2], ["x", 3]]}) + "\n{")
+    with pytest.raises(DataError) as caught:
+        answered(labeller, [tmp_path / "b.jsonl"])
+    assert [(p.line, p.column, p.step) for p in caught.value.problems] == [(2, "frames", 1), (3, "", None)]
+
+
+def test_rows_of_single_steps_are_answered_as_sequences(labeller, tmp_path):
+    steps = ["id,t,p0,p1", "b,1,5,6", "a,2,3,4", "a,1,1,2"]
+    (tmp_path / "steps.csv").write_text("\n".join(steps))
+    layout = {"layout": "step", "order": "t", "columns": {"frames": ["p*"]}}
+    encoding = bundles.encoding(labeller)
+    reading = new_rows.reading(encoding, id_column="id", layout=layout)
+    sources = open_sources([File(str(tmp_path / "steps.csv"))], reading, run=Here, scratch=str(tmp_path))
+    task = new_rows.look(sources, encoding, id_column="id")
+    table = pa.Table.from_batches(new_rows.answers(bundle=labeller, task=task), task.schema).sort_by("id")
+    direct = bundles.open(labeller).predict({"frames": [[[1, 2], [3, 4]], [[5, 6]]]})
+    assert table["labels"].to_pylist() == direct["labels"]
