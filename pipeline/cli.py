@@ -245,11 +245,24 @@ _stage_command(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Parquet file to write.",
 )
+@click.option(
+    "--format",
+    "file_format",
+    default="auto",
+    show_default=True,
+    help="Format of the files, as in data.format; auto: by their names.",
+)
 @click.option("--n-best", default=0, type=click.IntRange(0), help="Also the N most probable labels.")
 @click.option("--distribution", is_flag=True, help="Also the probability of every label.")
 @_common
 def predict(
-    model: str, data: Sequence[str], out: Path, n_best: int, distribution: bool, common: Common
+    model: str,
+    data: Sequence[str],
+    out: Path,
+    file_format: str,
+    n_best: int,
+    distribution: bool,
+    common: Common,
 ) -> None:
     """Predict new rows with MODEL: models:/name@alias, models:/name/3 or a run folder."""
     from pipeline.run import predict_rows
@@ -258,6 +271,7 @@ def predict(
         model,
         list(data),
         out=out.absolute(),
+        file_format=file_format,
         n_best=n_best,
         distribution=distribution,
         around=_surroundings(common),

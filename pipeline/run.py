@@ -421,6 +421,7 @@ def predict_rows(
     n_best: int,
     distribution: bool,
     around: Surroundings,
+    file_format: str = "auto",
 ) -> dict[str, Any]:
     """Answers of a registered model, or of a run's, for new rows; see `stages/predict.py`."""
     with Cluster(address=around.address, num_gpus="auto", note=around.console.detail) as cluster:
@@ -432,6 +433,7 @@ def predict_rows(
             tracking_uri=around.tracking_uri,
             cluster=cluster,
             console=around.console,
+            file_format=file_format,
             n_best=n_best,
             distribution=distribution,
             # Workers on other machines see the storage, but not this one's temporary folder.

@@ -7,6 +7,7 @@ Memory is bounded by the size of a batch, whatever the size of the files.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pyarrow as pa
 from components import bundles
 from components.data.columns import Nested, Words, numeric_fault, scalar_fault, text_fault, texts, words_fault
 from components.data.faults import Fault, input_faults, length_faults
-from components.data.intake import Reading
+from components.data.intake import Here, Reading, open_sources
 from components.data.layouts import StepInput, StepLayout
-from components.data.readers import Part, Source, parts, scan
+from components.data.readers import File, Part, Source, parts, scan
 from components.data.readers.sources import NUMBERS, OWN, TEXT, TEXTS
 from components.data.records import Field, Places, context_column, laid_flat, spelling
 from components.errors import DataError, Problem
@@ -93,6 +94,41 @@ def _fields(encoding: Encoding) -> list[Field]:
 def _field(part: Any) -> Field:
     gaps = isinstance(part, NumericEncoding) and part.fill is not None
     return Field(part.column, kind_of(part), gaps)
+
+
+def open_task(
+    files: Sequence[File],
+    encoding: Encoding,
+    *,
+    own_id: str | None,
+    id_column: str | None,
+    file_format: str,
+    layout: Mapping[str, Any] | None,
+    scratch: str,
+    n_best: int,
+    distribution: bool,
+) -> Task:
+    """Open files of new rows and look at the work that they hold for a model.
+
+    Args:
+        files: in the order of the answers.
+        encoding: the model's.
+        own_id: the id column that the model was trained with; files without it give null ids.
+        id_column: another one, which every file must have.
+        file_format: auto, or a reader's name.
+        layout: what bundle.json says of the files that the model was trained with.
+        scratch: a folder for what is imported.
+        n_best: also the n most probable labels.
+        distribution: also the probability of every label.
+
+    Raises:
+        DataError: files that cannot be opened, lack a column or hold another type; all of them together.
+    """
+    named = id_column or own_id
+    check = partial(column_problems, encoding=encoding, id_column=named, id_needed=id_column is not None)
+    read = reading(encoding, id_column=named, file_format=file_format, layout=layout)
+    sources = open_sources(files, read, run=Here, scratch=scratch, check=check)
+    return look(sources, encoding, id_column=named, n_best=n_best, distribution=distribution)
 
 
 def column_problems(

@@ -12,12 +12,10 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import bundles
-from components.data import intake
 from components.data.readers import expand
 from components.errors import DataError, ModelError, StorageError
 from pipeline.backends.cluster import Cluster
@@ -81,19 +79,14 @@ def predict(
         if n_best > encoding.num_classes:
             raise ModelError(f"n_best is {n_best}, but {source.uri} has {encoding.num_classes} labels.")
         imports = stack.enter_context(tempfile.TemporaryDirectory(prefix="recurra-", dir=scratch))
-        reading = new_rows.reading(
-            encoding, id_column=id_column or about["id"], file_format=file_format, layout=about.get("layout")
-        )
-        check = partial(
-            new_rows.column_problems,
-            encoding=encoding,
-            id_column=id_column or about["id"],
-            id_needed=id_column is not None,
-        )
-        task = new_rows.look(
-            intake.open_sources(files, reading, run=intake.Here, scratch=imports, check=check),
+        task = new_rows.open_task(
+            files,
             encoding,
-            id_column=id_column or about["id"],
+            own_id=about["id"],
+            id_column=id_column,
+            file_format=file_format,
+            layout=about.get("layout"),
+            scratch=imports,
             n_best=n_best,
             distribution=distribution,
         )
