@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_fails_the_run_and_registers_nothing(place: Pla
     (run,) = place.runs()
     (shard,) = (run / "data/train").glob("*.parquet")
     table = pq.read_table(shard)
-    spoilt = [[float("nan")] * len(values) for values in table["x0"].to_pylist()]
+    spoilt = [[float("inf")] * len(values) for values in table["x0"].to_pylist()]
     column = pa.array(spoilt, table.schema.field("x0").type)
     pq.write_table(table.set_column(table.schema.get_field_index("x0"), "x0", column), shard)
     done = place.run("run", "words.yaml", code=2)
