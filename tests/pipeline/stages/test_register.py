@@ -89,7 +89,8 @@ def write_data(folder, column):
     none = {"rows": 0, "steps": 0, "shards": []}
     manifest = {
         "splits": {"train": none, "valid": none, "test": split},
-        "inputs": [{"column": column, "features": 3, "dtype": "uint8"}],
+        "inputs": [{"column": column, "kind": "numeric", "features": 3, "dtype": "uint8"}],
+        "context": [],
         "labels": list(LABELS),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf8")
