@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from components.data.readers import arrow, conll, csv, functions, jsonl, parquet, ts
-from components.data.readers.paths import File, find, relative_names
+from components.data.readers.paths import File, find
 from components.data.readers.sources import (
     OWN,
     Importer,
@@ -48,6 +48,7 @@ READERS: Mapping[str, Reader | Importer] = {
     "ts": Importer((".ts",), ts.rows),
 }
 SUFFIXES = {suffix: name for name, reader in READERS.items() for suffix in reader.suffixes}
+SPELLINGS = {"csv": ("csv", "tsv"), "conll": ("conll", "conllu")}
 NAMES = {"parquet": "Parquet", "arrow": "Arrow", "csv": "CSV", "tsv": "TSV", "jsonl": "JSON Lines"}
 
 
@@ -68,7 +69,7 @@ def expand(paths: str | Sequence[str], file_format: str = "auto") -> list[File]:
 def format_of(file: File, file_format: str = "auto") -> str:
     """The name of the file's reader. Of the formats that settings name, csv and conll have two spellings."""
     by_suffix = SUFFIXES.get(file.suffix, "parquet")
-    if file_format == "auto" or by_suffix.startswith(file_format):
+    if file_format == "auto" or by_suffix in SPELLINGS.get(file_format, ()):
         return by_suffix
     return file_format
 
@@ -76,18 +77,6 @@ def format_of(file: File, file_format: str = "auto") -> str:
 def is_imported(file_format: str) -> bool:
     """Whether files of a format are turned into Arrow files first."""
     return not isinstance(READERS.get(file_format), Reader)
-
-
-def describe(files: Sequence[File], file_format: str = "auto") -> tuple[list[Source], list[Problem]]:
-    """The files read in place that can be opened, and what is wrong with the others."""
-    sources: list[Source] = []
-    problems: list[Problem] = []
-    for file, name in zip(files, relative_names(files), strict=True):
-        try:
-            sources.append(open_file(file, name=name, file_format=format_of(file, file_format)))
-        except DataError as error:
-            problems += error.problems
-    return sources, problems
 
 
 def open_file(

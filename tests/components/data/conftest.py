@@ -42,9 +42,11 @@ def make_parts(tmp_path: Path) -> Callable[..., list[readers.Part]]:
             files.append(tmp_path / f"{chr(97 + number)}.parquet")
             table = table if isinstance(table, pa.Table) else pa.table(table)
             pq.write_table(table, files[-1], row_group_size=row_group_size)
-        sources, problems = readers.describe([readers.File(str(file)) for file in files])
-        assert not problems
-        return readers.parts(sources)
+        opened = [
+            readers.open_file(readers.File(str(file)), name=file.name, file_format="parquet")
+            for file in files
+        ]
+        return readers.parts(opened)
 
     return make
 

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.data import readers
-from components.data.readers import READERS, File, Source, Wanted, describe, expand, open_file, parts, scan
+from components.data.readers import READERS, File, Source, Wanted, expand, format_of, open_file, parts, scan
+from components.data.readers.paths import relative_names
 from components.data.readers.sources import LINE, NUMBERS, TEXT, TEXTS, Importer
-from components.errors import DataError
+from components.errors import DataError, Problem
 
 
 def write(path: Path, num_rows: int = 4, **options) -> File:
@@ -40,6 +41,17 @@ def imported(tmp_path: Path):
         return open_file(file, name=name, file_format=kind, wanted=Wanted(kinds or {}), target=target)
 
     return open_content
+
+
+def describe(files: list[File], file_format: str = "auto") -> tuple[list[Source], list[Problem]]:
+    """The files that can be opened, and what is wrong with the others."""
+    sources, problems = [], []
+    for file, name in zip(files, relative_names(files), strict=True):
+        try:
+            sources.append(open_file(file, name=name, file_format=format_of(file, file_format)))
+        except DataError as error:
+            problems += error.problems
+    return sources, problems
 
 
 # Read in place
@@ -142,6 +154,8 @@ def test_every_format_has_its_own_suffixes():
         ("a.conllu", "conll", "conllu"),
         ("a.data", "conll", "conll"),
         ("a.parquet", "csv", "csv"),
+        ("a.tsv", "csv", "tsv"),
+        ("a.tsv", "ts", "ts"),
         ("a.csv", "my.module:read", "my.module:read"),
     ],
 )
