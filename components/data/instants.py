@@ -12,7 +12,6 @@ Letter: n values.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,13 +55,6 @@ class OrderValues:
     rest: np.ndarray  # (n,) int64
 
 
-class Instants(NamedTuple):
-    """Nanoseconds since 1970, in UTC where a zone is known, and what each value is."""
-
-    values: np.ndarray  # (n,) int64, 0 where the kind is neither ZONED nor LOCAL
-    kinds: np.ndarray  # (n,) uint8, of Kind
-
-
 def order_values(column: pa.Array) -> OrderValues:
     """The values of an order column of any type."""
     if pa.types.is_dictionary(column.type):
@@ -79,17 +71,6 @@ def order_values(column: pa.Array) -> OrderValues:
     if pa.types.is_timestamp(column.type):
         return _at_valid(column, _of_timestamps)
     return _at_valid(column, _others)
-
-
-def parse_instants(texts: pa.Array) -> Instants:
-    """Instants of ISO 8601 texts; those that 64 bits cannot count, before 1678 or after 2261, are OTHER."""
-    found = order_values(texts)
-    kinds = found.kinds.copy()
-    timed = (kinds == Kind.ZONED) | (kinds == Kind.LOCAL)
-    fits = timed & (np.abs(np.where(timed, found.whole, 0)) < 2**63 // NANOSECONDS)
-    kinds[timed & ~fits] = Kind.OTHER
-    seconds = np.where(fits, found.whole, 0).astype(np.int64)
-    return Instants(seconds * NANOSECONDS + np.where(fits, found.rest, 0), kinds)
 
 
 def parse_numbers(texts: pa.Array) -> tuple[pa.DoubleArray, np.ndarray]:
