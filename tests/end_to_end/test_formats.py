@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FileSystem
 
-from components.data.intake import Here
 from conf.load import load
 from pipeline.backends import workspace
 from pipeline.console import Console
 from pipeline.stages.prepare import prepare
 from tests.end_to_end.conftest import Place, furnish, words
+from tests.pipeline.stages.test_prepare import InThisProcess
 
 # Rows and files come in another order: only content may count.
 STEPS = """
@@ -78,13 +78,6 @@ FORMATS: Mapping[str, tuple[Callable[[Path, list[dict[str, Any]]], None], list[s
     "words": (as_folders, []),
     "steps.csv": (as_steps, ["steps.yaml"]),
 }
-
-
-class InThisProcess:
-    """Runs tasks where a cluster would, one after another."""
-
-    def task(self, function: Any, **kwargs: Any) -> Any:
-        return Here(function, **kwargs)
 
 
 def prepared(place: Path, data: str, *others: str) -> dict[str, Any]:

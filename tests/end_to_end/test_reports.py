@@ -14,23 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.data.intake import Here
 from components.errors import DataError
 from conf.schema import Settings
 from pipeline.backends import workspace
 from pipeline.console import Console
 from pipeline.stages.prepare import check_data, prepare
 from tests.end_to_end.conftest import Place
+from tests.pipeline.stages.test_prepare import InThisProcess
 
 Make = Callable[..., Settings]
 QUIET = Console(level=-1)
-
-
-class InThisProcess:
-    """Runs tasks where a cluster would, one after another."""
-
-    def task(self, function: Any, **kwargs: Any) -> Any:
-        return Here(function, **kwargs)
 
 
 @pytest.fixture
