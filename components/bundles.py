@@ -38,6 +38,7 @@ def write(
     metrics: Mapping[str, float],
     id_column: str | None = None,
     layout: Mapping[str, Any] | None = None,
+    not_stepwise: str | None = "it was exported without that",
 ) -> str:
     """Write a bundle in place of whatever stood there, and give back its digest.
 
@@ -50,6 +51,7 @@ def write(
         metrics: of that epoch on the validation rows.
         id_column: the column whose values are handed through as `id`.
         layout: how files of rows are read: their layout, and the columns that make a step.
+        not_stepwise: why the model cannot answer step after step as they come; None if it can.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -68,6 +70,7 @@ def write(
             "num_features": encoding.num_features,
             "id": id_column,
             "layout": dict(layout or {}),
+            "not_stepwise": not_stepwise,
             "epoch": epoch,
             "metrics": dict(metrics),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

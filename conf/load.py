@@ -5,13 +5,14 @@
                │          (the last word wins)
                └─ mappings merge; lists and single values replace
 
-A relative `data.path` is taken from the file that says it, and from the current folder in `--set`.
+Relative paths (`data.path`, `vectors` of inputs) are taken from the file that says them, and from the current
+folder in `--set`.
 """
 
 import glob
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,20 +162,36 @@ def _put(root: Entry, parts: list[str], entry: Entry, *, mistakes: Mistakes) -> 
 
 
 def _make_absolute(root: Entry, *, folder: str, mistakes: Mistakes) -> None:
-    """Resolve data.path, text or a list, against the folder of whoever says it."""
-    data = root.value.get("data")
-    path = data.value.get("path") if data and isinstance(data.value, dict) else None
-    if path is None:
-        return
-    # `--set data.path.1=x` comes as a mapping of item numbers.
-    items = path.value.values() if isinstance(path.value, dict) else path.value
-    for item in items if isinstance(path.value, list | dict) else [path]:
+    """Resolve data.path, text or a list, and files of vectors against the folder of whoever says it."""
+    for key, item in _paths(root):
         if isinstance(item.value, str) and SECRET.match(item.value):
             # Settings are written beside the run and sent to the tracker.
             hint = "give keys by the store's variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            mistakes.add(item.place, ("data", "path"), "the URL carries a password", hint)
+            mistakes.add(item.place, key, "the URL carries a password", hint)
         elif isinstance(item.value, str) and item.value and not URL.match(item.value):
             item.value = _absolute(item.value, folder)
+
+
+def _paths(root: Entry) -> Iterator[tuple[Key, Entry]]:
+    """The values that are paths, with their keys."""
+    data = root.value.get("data")
+    if data is None:
+        return
+    if path := data.child("path"):
+        for _, item in _items(path) if isinstance(path.value, list | dict) else [("", path)]:
+            yield ("data", "path"), item
+    if inputs := data.child("inputs"):
+        for number, each in _items(inputs):
+            if vectors := each.child("vectors"):
+                yield ("data", "inputs", number, "vectors"), vectors
+
+
+def _items(entry: Entry) -> Iterator[tuple[str | int, Entry]]:
+    """Of a list; `--set data.path.1=x` comes as a mapping of item numbers."""
+    if isinstance(entry.value, list):
+        yield from enumerate(entry.value)
+    elif isinstance(entry.value, dict):
+        yield from entry.value.items()
 
 
 def _absolute(path: str, folder: str) -> str:

@@ -51,6 +51,8 @@ def _list(**limits: Any) -> Any:
 Column = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(ge=1, le=16_384)]
+Span = Annotated[int, Field(ge=1, le=1_001)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Instant = Annotated[str | int | float, Field(union_mode="left_to_right")]
 
@@ -108,14 +110,38 @@ class TokenInput(Section):
         le=MAX_VOCABULARY,
         description="How many tokens are known at most; the most frequent ones are.",
     )
-    embedding: int = Field(default=64, ge=1, le=4096, description="The width of a token's learnt vector.")
-    characters: bool = Field(
-        default=False, description="Whether the network also reads the characters of each token."
+    embedding: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="The width of a token's vector; null: that of `vectors`, or 64 without them.",
+    )
+    vectors: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A file of vectors that those of the tokens begin as: word2vec or GloVe text, compressed "
+        "or not, or .npy with the tokens in a .txt beside it; a path or URL, relative to the settings file "
+        "that says so. Its tokens are known too, in the file's order, up to `max_size`.",
+    )
+    fixed_vectors: bool = Field(
+        default=False, description="Whether the vectors of `vectors` stay as they are while training."
+    )
+    characters: Literal["convolution", "recurrent"] | bool = Field(
+        default=False,
+        description="Whether the network also reads the characters of each token, and how: with a "
+        "convolution (also `true`), or with a recurrence from both ends.",
     )
     lowercase: bool = Field(default=False, description="Whether upper and lower case are the same token.")
     normalise: Literal["none", "NFC", "NFKC"] = Field(
         default="NFC", description="The Unicode form that tokens are brought to."
     )
+
+    @model_validator(mode="after")
+    def _fixes_something(self) -> Self:
+        if self.fixed_vectors and self.vectors is None:
+            raise conflict(
+                "there are no vectors to fix", at="fixed_vectors", hint="Name their file in `vectors`."
+            )
+        return self
 
 
 class CategoryInput(Section):
@@ -432,18 +458,83 @@ class DropoutSettings(Section):
         default=0.0,
         description="Of the state passed from step to step; on a GPU this rules out the fast cuDNN kernels.",
     )
+    context: Rate = Field(
+        default=0.0,
+        description="Of sequences, for which a labeller with `skip` reads the step itself and not the "
+        "recurrence; so it does not just memorise label sequences.",
+    )
+    per: Literal["step", "sequence"] = Field(
+        default="step",
+        description="Whether input and output dropout draw anew at every step, or leave the same values out "
+        "at all steps of a sequence.",
+    )
+
+
+class EncoderSettings(Section):
+    """What reads each step on its own before the recurrence, with the same weights at every step."""
+
+    units: Annotated[tuple[Width, ...], _list(max_length=16)] = Field(
+        default=(), description="The widths of dense layers, one after another."
+    )
+    shape: Annotated[tuple[Width, Width], _list()] | None = Field(
+        default=None,
+        description="Height and width of the image that a step is: its numbers row by row; null: no image.",
+    )
+    filters: Annotated[tuple[Width, ...], _list(max_length=8)] = Field(
+        default=(),
+        description="How many 3x3 filters each 2-D convolution of the image has; every one halves the image.",
+    )
+    dropout: Rate = Field(default=0.0, description="Of the outputs of each layer while training.")
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Self:
+        if (self.shape is None) != (not self.filters):
+            raise conflict(
+                "shape and filters go together",
+                at="filters" if self.filters else "shape",
+                hint="Give both, such as `shape: [16, 8]` and `filters: [32, 64]`, or neither.",
+            )
+        if not self.units and not self.filters:
+            raise conflict("there is nothing in it", hint="Give units, or shape and filters.")
+        return self
+
+
+class ConvolutionSettings(Section):
+    """Convolutions over time, one after another, with as many outputs as steps."""
+
+    filters: Annotated[tuple[Width, ...], _list(min_length=1, max_length=16)] = Field(
+        description="How many filters each has."
+    )
+    widths: Annotated[tuple[Span, ...], _list(min_length=1, max_length=16)] = Field(
+        description="How many steps each reads at once."
+    )
+    dropout: Rate = Field(default=0.0, description="Of the outputs of each while training.")
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.filters) != len(self.widths):
+            raise conflict(
+                f"{len(self.filters)} filters, {len(self.widths)} widths", at="widths", hint="Give one each."
+            )
+        return self
 
 
 class ModelSettings(Section):
-    """The network: recurrent layers, and a softmax per step or per sequence."""
+    """The network: recurrent layers, what stands before and beside them, and a head."""
 
-    cell: Literal["gru", "lstm"] = Field(default="gru", description="The recurrent cell.")
+    cell: Literal["gru", "lstm", "rnn"] = Field(default="gru", description="The recurrent cell.")
     units: int = Field(
         default=128, ge=1, le=16_384, description="The width of each layer, in each direction."
     )
     layers: int = Field(default=1, ge=1, le=64, description="How many recurrent layers stand on one another.")
     bidirectional: bool = Field(
         default=False, description="Whether each layer also reads the sequence backwards."
+    )
+    residual: bool = Field(
+        default=False, description="Whether each layer above the first adds what it reads to what it says."
+    )
+    layer_norm: bool = Field(
+        default=False, description="Whether the outputs of each layer are normalised at every step."
     )
     unroll: bool = Field(
         default=False,
@@ -452,13 +543,48 @@ class ModelSettings(Section):
     dropout: DropoutSettings = Field(
         default=DropoutSettings(), description="What is left out at random while training."
     )
-    readout: Literal["last", "mean", "max"] = Field(
+    encoder: EncoderSettings | None = Field(
+        default=None, description="What reads each step on its own before the recurrence."
+    )
+    skip: bool = Field(
+        default=False,
+        description="Whether the head of a labeller also reads the step itself, past the recurrence.",
+    )
+    front: ConvolutionSettings | None = Field(
+        default=None, description="Convolutions over time before the recurrence."
+    )
+    branch: ConvolutionSettings | None = Field(
+        default=None,
+        description="Convolutions over time beside the recurrence, for a classifier; their mean over time "
+        "joins what the readout says.",
+    )
+    readout: Literal["last", "mean", "max", "attention"] = Field(
         default="last",
-        description="What a classifier reads: the last step's output, or the mean or maximum of all.",
+        description="What a classifier reads: the last step's output, the mean or maximum of all, or their "
+        "mean under learnt weights.",
     )
-    crf: Literal[False] = Field(
-        default=False, description="A layer that scores label pairs; not supported yet."
+    crf: bool = Field(
+        default=False,
+        description="Whether a labeller scores label sequences as a whole: a linear-chain conditional random "
+        "field.",
     )
+    constrained: bool = Field(
+        default=False,
+        description="Whether a labeller says only label sequences that the tag scheme (`data.target.scheme`) "
+        "allows.",
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.residual and self.layers == 1:
+            raise conflict(
+                "residual has no effect with one layer", at="residual", hint="Set layers to 2 or more."
+            )
+        if self.dropout.context and not self.skip:
+            raise conflict(
+                "without skip the head would read nothing", at="dropout.context", hint="Set skip: true."
+            )
+        return self
 
 
 class EarlyStopping(Section):
@@ -477,6 +603,15 @@ def _stopping(value: object) -> object:
     return EarlyStopping(patience=None) if value is None else value
 
 
+class PlateauSettings(Section):
+    """When and how far the learning rate goes down once validation no longer gains."""
+
+    patience: int = Field(
+        default=2, ge=1, le=1_000_000, description="Epochs without a better value before it goes down."
+    )
+    factor: Share = Field(default=0.5, description="What it is multiplied with.")
+
+
 class TrainSettings(Section):
     """How the network learns."""
 
@@ -484,7 +619,27 @@ class TrainSettings(Section):
         default=10, ge=1, le=1_000_000, description="How often training passes over all training rows."
     )
     batch_size: int = Field(
-        default=64, ge=1, le=1_000_000, description="Sequences per step, over all devices together."
+        default=64, ge=1, le=1_000_000, description="Sequences per batch, over all devices together."
+    )
+    batch_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000_000,
+        description="Time steps per batch, padding and all devices together, in place of `batch_size`: short "
+        "sequences then go many at a time, long ones few; null: batch_size counts.",
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="Batches whose gradients are summed for one step: a large batch in little memory.",
+    )
+    truncate: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Steps after which back-propagation is cut: a labeller's sequences are read in stretches "
+        "of so many, each a step of the optimizer, and the state is carried over; null: never.",
     )
     optimizer: Literal["adam", "sgd", "rmsprop"] = Field(
         default="adam", description="The rule that moves the weights."
@@ -495,8 +650,13 @@ class TrainSettings(Section):
     momentum: Rate = Field(
         default=0.0, description="What a move keeps of the one before; for sgd and rmsprop."
     )
-    schedule: Literal["constant", "cosine", "exponential"] = Field(
-        default="constant", description="How the learning rate falls over the whole training."
+    schedule: Literal["constant", "cosine", "exponential", "onecycle", "plateau"] = Field(
+        default="constant",
+        description="How the learning rate moves over the whole training: not at all, down along a cosine or "
+        "an exponential, up and then down (onecycle), or down whenever validation no longer gains (plateau).",
+    )
+    plateau: PlateauSettings = Field(
+        default=PlateauSettings(), description="When and how far `schedule: plateau` goes down."
     )
     warmup_steps: int = Field(
         default=0,
@@ -513,6 +673,23 @@ class TrainSettings(Section):
         default="step",
         description="What weighs the same in a labeller's loss: each real time step, or each sequence.",
     )
+    class_weights: Annotated[
+        Literal["none", "balanced", "effective"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]],
+        Field(union_mode="left_to_right"),
+    ] = Field(
+        default="none",
+        description="What each label counts in the loss: all the same, in inverse proportion to how often it "
+        "stands in the training rows (balanced), to its effective number there, or as given by label; "
+        "labels not named count 1.",
+    )
+    label_smoothing: Rate = Field(
+        default=0.0, description="What share of a right label is spread over all labels in the loss."
+    )
+    ema: Share | None = Field(
+        default=None,
+        description="The decay of a moving average of the weights, such as 0.999; the average is what is "
+        "validated, kept and served; null: the weights themselves are.",
+    )
     early_stopping: Annotated[
         EarlyStopping, BeforeValidator(_stopping, json_schema_input_type=EarlyStopping | None)
     ] = Field(
@@ -520,8 +697,10 @@ class TrainSettings(Section):
         description="What picks the best epoch and ends training early; left out or null: the loss picks, "
         "and training runs to the end.",
     )
-    precision: Literal["float32"] = Field(
-        default="float32", description="The numbers that the network computes with."
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="The numbers that the network computes with while training; weights, sums of losses and "
+        "the exported model are float32 in any case.",
     )
     seed: Seed = Field(default=0, description="First weights, order of rows and dropout follow from it.")
     devices: str = Field(
@@ -538,7 +717,21 @@ class TrainSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _momentum_has_effect(self) -> Self:
+    def _has_effect(self) -> Self:
+        if self.batch_steps is not None and "batch_size" in self.model_fields_set:
+            raise conflict(
+                "batch_steps stands in place of batch_size", at="batch_steps", hint="Give one of them."
+            )
+        if self.truncate is not None and self.accumulate > 1:
+            raise conflict("with truncate each stretch is a step of its own", at="accumulate")
+        if self.schedule != "plateau" and self.plateau != PlateauSettings():
+            raise conflict(
+                f"plateau has no effect with schedule {self.schedule}",
+                at="plateau",
+                hint="Set schedule: plateau.",
+            )
+        if self.schedule == "onecycle" and self.warmup_steps:
+            raise conflict("onecycle has its own way up", at="warmup_steps", hint="Leave warmup_steps out.")
         if self.optimizer == "adam" and self.momentum:
             raise conflict(
                 "momentum has no effect with adam",
@@ -645,6 +838,11 @@ class Settings(Section):
                 at="readout",
                 hint="Leave readout out.",
             )
+        if isinstance(section, ModelSettings):
+            _check_heads(section, task, info.data.get("data"))
+        if isinstance(section, TrainSettings):
+            _check_loss(section, info.data.get("model"))
+            _check_stretches(section, task, info.data.get("model"))
         if isinstance(section, TrainSettings) and task == "classification":
             _refuse_sequence_accuracy(section.early_stopping.metric, at="early_stopping.metric")
         if isinstance(section, GateSettings) and task == "classification":
@@ -652,6 +850,59 @@ class Settings(Section):
             for metric in section.floors:
                 _refuse_sequence_accuracy(metric, at=f"floors.{metric}")
         return section
+
+
+def _check_heads(model: ModelSettings, task: str | None, data: DataSettings | None) -> None:
+    """What only one of the tasks has."""
+    of_labellers = {
+        "crf": model.crf,
+        "constrained": model.constrained,
+        "skip": model.skip,
+    }
+    for name, value in of_labellers.items():
+        if value and task == "classification":
+            raise conflict(f"{name} is for labelling", at=name, hint=f"Leave {name} out.")
+    if model.branch is not None and task == "labelling":
+        raise conflict(
+            "a branch is for classification", at="branch", hint="A labeller reads `front` and `skip`."
+        )
+    if model.constrained and data is not None and data.target.scheme == "none":
+        raise conflict(
+            "without a tag scheme there are no constraints",
+            at="constrained",
+            hint="Set data.target.scheme to BIO or BIOES.",
+        )
+
+
+def _check_loss(train: TrainSettings, model: ModelSettings | None) -> None:
+    """What a loss over whole label sequences cannot take."""
+    if model is not None and model.crf:
+        if train.class_weights != "none":
+            raise conflict("a CRF has no loss of single steps to weigh", at="class_weights")
+        if train.label_smoothing:
+            raise conflict("a CRF has no loss of single steps to smooth", at="label_smoothing")
+
+
+def _check_stretches(train: TrainSettings, task: str | None, model: ModelSettings | None) -> None:
+    """What cannot be read in stretches, one after another."""
+    if train.truncate is None:
+        return
+    if task == "classification":
+        raise conflict("truncate is for labelling", at="truncate", hint="Set data.max_length for windows.")
+    if model is None:
+        return
+    whole = {
+        "bidirectional": model.bidirectional,
+        "front": model.front,
+        "crf": model.crf,
+        "unroll": model.unroll,
+    }
+    if found := next((name for name, value in whole.items() if value), None):
+        raise conflict(
+            f"model.{found} needs whole sequences",
+            at="truncate",
+            hint=f"Leave out {found}, or set data.max_length for windows in place of truncate.",
+        )
 
 
 def _refuse_sequence_accuracy(metric: str, *, at: str) -> None:

@@ -6,17 +6,18 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from components.errors import RecurraError, StorageError
-from conf.schema import Settings
+from conf.schema import Settings, TokenInput
 from pipeline.backends import cluster, tracking
 from pipeline.backends.workspace import nearest_existing
 from pipeline.run import Surroundings, resources
-from pipeline.stages.prepare import check_data
+from pipeline.stages.prepare import check_data, check_vectors
 
 LIBRARIES = ("recurra", "tensorflow", "keras", "ray", "mlflow", "pyarrow", "numpy")
 LOW_DISK_BYTES = 2 << 30
@@ -26,7 +27,7 @@ LOW_DISK_BYTES = 2 << 30
 class Finding:
     """One thing that would stop a run."""
 
-    place: str  # data, devices, cluster, tracker, storage
+    place: str  # data, vectors, devices, cluster, tracker, storage
     message: str
     hint: str
     exit_code: int
@@ -43,12 +44,14 @@ def check(
         problems: a file for every single problem of the data.
         sample: the share of the data to look at.
     """
-    steps = {
+    steps: dict[str, Callable[[], None]] = {
         "data": lambda: check_data(settings, console=around.console, problems=problems, sample=sample),
         "devices": lambda: _check_devices(settings, around),
         "tracker": lambda: tracking.check(around.tracking_uri),
         "storage": lambda: _check_storage(around.storage),
     }
+    if any(isinstance(part, TokenInput) and part.vectors for part in settings.data.inputs):
+        steps["vectors"] = lambda: check_vectors(settings, whole=True)
     findings = []
     for place, step in steps.items():
         try:

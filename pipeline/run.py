@@ -16,11 +16,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from components.data import vectors
 from components.data.readers import expand
-from components.data.readers.paths import relative_names
+from components.data.readers.paths import File, relative_names
 from components.errors import DataError
 from conf.load import resolved
-from conf.schema import Settings
+from conf.schema import Settings, TokenInput
 from pipeline import report
 from pipeline.backends import tracking, workspace
 from pipeline.backends.cluster import Cluster, Future
@@ -130,7 +131,7 @@ def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = S
     """What would run, up to and with the stage `until`, and why.
 
     Raises:
-        DataError: there is no data at the path.
+        DataError: there is no data, or no file of vectors, at the path.
     """
     inputs = _inputs(settings, storage=storage, tracking_uri=tracking_uri)
     keys: dict[str, str] = {}
@@ -157,7 +158,10 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
     flat = flatten(resolved(settings))
     paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
     files = expand(paths, settings.data.format)
-    digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
+    given = _vector_files(settings)
+    digests = workspace.file_digests(
+        [*files, *given.values()], cache=storage / settings.name / ".digests.json"
+    )
     inputs: dict[str, dict[str, Any]] = {}
     for name in STAGES:
         chosen = {
@@ -171,10 +175,22 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
             "code": workspace.code_digest(_sources(CODE[name])),
             "versions": {library: metadata.version(library) for library in LIBRARIES[name]},
         }
-    names = relative_names(files)
-    inputs["prepare"]["data"] = {name: digests[file.shown] for file, name in zip(files, names, strict=True)}
+    named = dict(zip(relative_names(files), files, strict=True)) | given
+    inputs["prepare"]["data"] = {name: digests[file.shown] for name, file in named.items()}
+    inputs["prepare"]["settings"]["data.inputs"] = [_without_path(each) for each in flat["data.inputs"]]
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
     return inputs
+
+
+def _vector_files(settings: Settings) -> dict[str, File]:
+    """The files of vectors, named by the input that they are of."""
+    tokens = [part for part in settings.data.inputs if isinstance(part, TokenInput)]
+    return {f"{part.column}: {file.name}": file for part in tokens for file in vectors.files(part)}
+
+
+def _without_path(part: Mapping[str, Any]) -> dict[str, Any]:
+    """An input's settings with its vectors known by their content alone."""
+    return {key: value is not None if key == "vectors" else value for key, value in part.items()}
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

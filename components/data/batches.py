@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,13 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.served.encoding import Encoding, Slot
+from components.served.encoding import Encoding, Slot, slots_of
 from components.served.numbers import NumericEncoding
+from components.served.symbols import TokenEncoding
 from components.served.windows import windows
 
 MAX_RESIDENT_BYTES = 1 << 30
 
 Plan = list[np.ndarray]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -56,6 +58,7 @@ class SequenceSet:
     ids: pa.StringArray
     per_step: bool
     slots: tuple[Slot, ...]  # what the numbers of a step are
+    tables: Mapping[int, np.ndarray] = field(default_factory=dict)  # see `tables`
 
     @classmethod
     def open(cls, folder: Path, encoding: Encoding) -> "SequenceSet":
@@ -88,7 +91,7 @@ class SequenceSet:
                 at, step = at + size, step + steps
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         names = pa.concat_arrays(ids) if ids else pa.array([], pa.string())
-        return cls(x, offsets, y, row, names, per_step, encoding.slots)
+        return cls(x, offsets, y, row, names, per_step, encoding.slots, tables(folder.parent, encoding))
 
     def __len__(self) -> int:
         return len(self.row)
@@ -119,13 +122,18 @@ class SequenceSet:
         return self.y[self.offsets[index] : self.offsets[index + 1]] if self.per_step else self.y[[index]]
 
     def batch(
-        self, rows: np.ndarray, *, loss_mean: str = "step", multiple_of: int = 1, pad_to: int | None = None
+        self,
+        rows: np.ndarray,
+        *,
+        weights: np.ndarray | None = None,
+        multiple_of: int = 1,
+        pad_to: int | None = None,
     ) -> Batch:
         """The given rows as one padded batch.
 
         Args:
             rows: places in the set, (b,).
-            loss_mean: `step` weights every real step alike, `sequence` every sequence.
+            weights: what each row's loss is multiplied with, (b,); 1 when not given.
             multiple_of: filler rows are added until the batch is a multiple of this (replicas).
             pad_to: padded length; the longest of the rows when not given.
         """
@@ -141,32 +149,68 @@ class SequenceSet:
                 targets[i, : stop - start] = self.y[start:stop]
         if not self.per_step:
             targets[: len(rows)] = self.y[rows]
-        weights = np.zeros(size, np.float32)
-        weights[: len(rows)] = self._weights(lengths[: len(rows)], loss_mean)
+        weighted = np.zeros(size, np.float32)
+        weighted[: len(rows)] = 1.0 if weights is None else weights
         places = np.full(size, -1, np.int64)
         places[: len(rows)] = rows
-        return Batch(places, x, lengths, targets, weights)
-
-    def _weights(self, lengths: np.ndarray, loss_mean: str) -> np.ndarray:
-        if not self.per_step:
-            return np.full(len(lengths), 1.0 / len(lengths))
-        if loss_mean == "sequence":
-            return 1.0 / (lengths * len(lengths))
-        return np.full(len(lengths), 1.0 / lengths.sum())
+        return Batch(places, x, lengths, targets, weighted)
 
 
-def training_plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> Plan:
+def tables(folder: Path, encoding: Encoding) -> dict[int, np.ndarray]:
+    """By place of a slot of symbols: the vectors (n, embedding) that its last n symbols begin as.
+
+    Args:
+        folder: the prepared data.
+        encoding: that of the data; of another one, what does not fit is left out.
+    """
+    stored = json.loads((folder / "manifest.json").read_text("utf8")).get("inputs", ())
+    of_column = {each["column"]: each["vectors"] for each in stored if "vectors" in each}
+    found: dict[int, np.ndarray] = {}
+    place = 0
+    for part in encoding.inputs:
+        about = of_column.get(part.column)
+        if about and isinstance(part, TokenEncoding) and part.vectors == about["rows"]:
+            found[place] = np.load(folder / about["file"], mmap_mode="r")
+        place += len(slots_of(part))
+    return found
+
+
+def training_plan(
+    lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int, batch_steps: int | None = None
+) -> Plan:
     """Rows of every batch of one epoch: like lengths together, yet random.
 
     A pure function of its arguments, so a position in it is (epoch, batch). Sequences are sorted by a
     length blurred with noise: strict buckets made batches of like words and cost accuracy per epoch on
     OCR letters. The one partial batch stands anywhere.
+
+    Args:
+        lengths: steps of each sequence, (n,).
+        batch_size: sequences of a batch.
+        seed: of the run.
+        epoch: from 0.
+        batch_steps: in place of `batch_size`: time steps of a batch, padding included; a longer sequence
+            is a batch of its own.
     """
     rng = np.random.default_rng([seed, epoch])
     blur = rng.uniform(0.0, 3.0 + 0.25 * lengths)
     order = np.lexsort((rng.permutation(len(lengths)), lengths + blur))
-    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    by_size = range(batch_size, len(order), batch_size)
+    cuts = list(by_size) if batch_steps is None else _cuts(lengths[order], batch_steps)
+    batches = np.split(order, cuts)
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _cuts(lengths: np.ndarray, most: int) -> list[int]:
+    """Where a row of sequences is cut so that no part takes more than `most` steps with its padding."""
+    cuts: list[int] = []
+    start = longest = 0
+    for at, length in enumerate(lengths.tolist()):
+        longest = max(longest, length)
+        if at > start and (at + 1 - start) * longest > most:
+            cuts.append(at)
+            start, longest = at, length
+    return cuts
 
 
 def static_lengths(lengths: np.ndarray, *, most: int = 8) -> np.ndarray:
@@ -174,8 +218,8 @@ def static_lengths(lengths: np.ndarray, *, most: int = 8) -> np.ndarray:
     return np.unique(np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")).astype(np.int64)
 
 
-def ahead(build: Callable[[np.ndarray], T], plan: Sequence[np.ndarray]) -> Iterator[T]:
-    """`build(rows)` for each batch of the plan, one batch ahead of its consumer, in a thread."""
+def ahead(build: Callable[[S], T], plan: Sequence[S]) -> Iterator[T]:
+    """`build(rows)` for each entry of the plan, one ahead of its consumer, in a thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         futures = [pool.submit(build, rows) for rows in plan[:1]]
         for rows in plan[1:]:

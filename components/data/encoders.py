@@ -30,6 +30,7 @@ BLOCK_VALUES = 1 << 20
 ROUNDING = 8 * np.finfo(np.float64).eps
 MAX_CHARACTERS = 24
 MAX_ALPHABET = 1 << 12
+EMBEDDING = 64
 
 Setting: TypeAlias = NumericInput | TokenInput | CategoryInput | NumericContext | CategoryContext
 
@@ -265,9 +266,10 @@ def _fit_tokens(setting: TokenInput, statistics: Counts) -> TokenEncoding:
     return TokenEncoding(
         column=setting.column,
         tokens=tuple(known),
-        embedding=setting.embedding,
+        embedding=setting.embedding or EMBEDDING,
         lowercase=setting.lowercase,
         normalise=setting.normalise,
         characters=tuple(alphabet),
         max_characters=min(longest, MAX_CHARACTERS),
+        spelling="recurrent" if setting.characters == "recurrent" else "convolution",
     )

@@ -17,6 +17,7 @@ def notices(profile: Mapping[str, Any]) -> list[str]:
         *_illegal_tags(profile),
         *_constant_features(profile),
         *_gaps(profile),
+        *_vectors(profile),
         *_coverage(profile),
         *_lengths(profile),
     ]
@@ -64,13 +65,24 @@ def _gaps(profile: Mapping[str, Any]) -> Iterator[str]:
             yield f"Values of {each['column']!r} missing in training, and filled in: {missing:,}."
 
 
+def _vectors(profile: Mapping[str, Any]) -> Iterator[str]:
+    for each in profile["inputs"]:
+        if about := each.get("vectors"):
+            found = f"{about['found']:,} of {about['tokens']:,} tokens of {each['column']!r} have a vector"
+            further = f"; {about['further']:,} more are known from there" if about["further"] else ""
+            yield f"{about['file']}: {found}{further}."
+            if about["repeated"]:
+                yield f"{about['file']}: repeated tokens, of which the first counts: {about['repeated']:,}."
+
+
 def _coverage(profile: Mapping[str, Any]) -> Iterator[str]:
     for each in profile["inputs"]:
         coverage = each.get("coverage", {})
         for name in ("valid", "test"):
             if coverage.get(name, 1.0) < LOW_COVERAGE:
                 share = f"{coverage[name]:.1%}"
-                yield f"Only {share} of the steps of {each['column']!r} in {name} are known from training."
+                source = "training or the vectors" if "vectors" in each else "training"
+                yield f"Only {share} of the steps of {each['column']!r} in {name} are known from {source}."
 
 
 def _lengths(profile: Mapping[str, Any]) -> Iterator[str]:

@@ -4,9 +4,11 @@ scan_part    rows of a part ─▶ its index: everything the whole-data checks n
 write_part   rows of a part and their fates ─▶ pieces, one for each shard, and the rejected rows
 write_shard  (shards.py) pieces ─▶ one shard in its own order
 
-finish       what the shards say ─▶ encoding.json, manifest.json, profile.json, pins.json if stratified
+finish       what the shards say ─▶ encoding.json, manifest.json, profile.json, pins.json if stratified,
+             vectors-N.npy of inputs whose tokens begin with given ones
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.data import profiles, rejects
+from components.data import profiles, rejects, vectors
 from components.data.audits import Audit
 from components.data.columns import innermost, is_list, list_lengths
 from components.data.encoders import fit, merged
@@ -31,8 +33,9 @@ from components.data.shards import Content, Piece, Shard, flat_rows, num_shards,
 from components.data.splits import SPLITS
 from components.data.tags import illegal
 from components.errors import NUM_SHOWN, Problem
-from components.served.encoding import Encoding
-from conf.schema import Settings
+from components.served.encoding import Encoding, InputEncoding
+from components.served.symbols import TokenEncoding
+from conf.schema import Settings, TokenInput
 
 FORMAT = 1
 
@@ -134,7 +137,11 @@ def write_part(
 def finish(
     shards: Mapping[str, Sequence[Shard]], *, audit: Audit, settings: Settings, order: Order, target: Path
 ) -> dict[str, Any]:
-    """Fit the encoding on the training shards and write what describes the whole; the manifest."""
+    """Fit the encoding on the training shards and write what describes the whole; the manifest.
+
+    Raises:
+        DataError: no token is known, or a file of vectors cannot be used.
+    """
     data = settings.data
     columns = (*data.inputs, *data.context)
     statistics = {
@@ -142,6 +149,7 @@ def finish(
         for name, of_split in shards.items()
     }
     fitted = [fit(part, each) for part, each in zip(columns, statistics["train"], strict=True)]
+    joined = _join_vectors(data.inputs, fitted, target)
     encoding = Encoding(
         task=settings.task,
         inputs=tuple(fitted[: len(data.inputs)]),
@@ -149,9 +157,10 @@ def finish(
         context=tuple(fitted[len(data.inputs) :]),  # type: ignore[arg-type]
         max_length=data.max_length,
         overlap=data.overlap,
+        scheme=data.target.scheme,
     )
     layout = order.layout
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "splits": {name: _split(of_split) for name, of_split in shards.items()},
         "inputs": _described(layout.fields, order.features, order.content.inputs),
@@ -167,6 +176,9 @@ def finish(
         "inputs": profiles.of_columns(fitted, statistics, _samples(shards["train"])),
         "padding": profiles.padding_waste(_lengths(shards["train"])),
     }
+    for i, each in joined.items():
+        manifest["inputs"][i]["vectors"] = each.stored
+        profile["inputs"][i]["vectors"] = asdict(each.coverage)
     if (scheme := data.target.scheme) != "none":
         for name, of_split in shards.items():
             pairs = illegal(_transitions(of_split), audit.labels, scheme)
@@ -178,6 +190,32 @@ def finish(
     for name, value in described.items():
         (target / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf8")
     return manifest
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """A file of vectors beside the shards: its entry in the manifest, and what the profile says of it."""
+
+    stored: dict[str, Any]
+    coverage: vectors.Coverage
+
+
+def _join_vectors(inputs: Sequence[Any], fitted: list[InputEncoding], target: Path) -> dict[int, _Vectors]:
+    """Join the files of vectors to the vocabularies, in `fitted`, and write their tables; by input."""
+    found: dict[int, _Vectors] = {}
+    for i, (setting, encoding) in enumerate(zip(inputs, fitted, strict=False)):
+        if not isinstance(setting, TokenInput) or setting.vectors is None:
+            continue
+        assert isinstance(encoding, TokenEncoding)
+        joined = vectors.join(setting, encoding)
+        fitted[i] = joined.encoding
+        path = target / f"vectors-{i}.npy"
+        np.save(path, joined.table)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        stored = {"file": path.name, "rows": len(joined.table), "sha256": digest}
+        found[i] = _Vectors(stored, joined.coverage)
+    return found
 
 
 def split_key(settings: Settings) -> str:

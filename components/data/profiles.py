@@ -6,6 +6,7 @@ profile.json
             numeric          {column, kind, features: [{mean, std, min, max, missing, quantiles, histogram}],
                               constant: [..]}; quantiles (0, 5, .. 100 %) and histogram are of a sample
             token, category  {column, kind, distinct, known, most_frequent, coverage: {train: 0.98, ..}}
+                             with a file of vectors also vectors: {file, found, tokens, further, repeated}
             with a tag scheme also illegal_tags: {"O > I-PER": count}
   padding   {unsorted, by_length}   share of padded steps in batches of 64
   notices   [sentence]              what is no fault but worth a look

@@ -146,12 +146,10 @@ def _part(
     steps = slice(int(sequences.offsets[start]), int(sequences.offsets[stop]))
     units = steps if sequences.per_step else slice(start, stop)
     truth = sequences.y[units]
-    log_probabilities = predictor.predict_encoded(sequences.x[steps], lengths)
-    predicted = log_probabilities.argmax(axis=1)
+    said = predictor.predict_encoded(sequences.x[steps], lengths)
     place = {label: index for index, label in enumerate(predictor.encoding.labels)}
     as_predicted = np.array([place[label] for label in labels], np.int64)
-    every = np.arange(len(truth))
-    losses = -log_probabilities[every, as_predicted[truth]].astype(np.float64)
+    losses = -said.log_probabilities[np.arange(len(truth)), as_predicted[truth]].astype(np.float64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     per_step = sequences.per_step
     columns: dict[str, pa.Array] = {
@@ -161,10 +159,10 @@ def _part(
         "length": pa.array(lengths, pa.int32()),
         "truth": _column(_texts(truth, labels), offsets, per_step=per_step),
         "labels" if per_step else "label": _column(
-            _texts(predicted, predictor.encoding.labels), offsets, per_step=per_step
+            _texts(said.best, predictor.encoding.labels), offsets, per_step=per_step
         ),
         "probabilities" if per_step else "probability": _column(
-            pa.array(np.exp(log_probabilities[every, predicted].astype(np.float64))),
+            pa.array(said.confidence),
             offsets,
             per_step=per_step,
         ),

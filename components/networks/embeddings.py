@@ -2,8 +2,10 @@
 
     x (B, T, W) ─┬─ numbers ───────────────────────────────────────────────┬─ features (B, T, F)
                  ├─ symbol     (B, T, 1) ─ table ──────────────────────────┤
-                 └─ characters (B, T, L) ─ table ─ convolution ─ maximum ──┘
+                 ├─ characters (B, T, L) ─ table ─ convolution ─ maximum ──┤
+                 └─ spelling   (B, T, L) ─ table ─ recurrence ─ last state ┘
 
+A table begins at random, or with vectors that were learnt elsewhere; those may be kept as they are.
 Letters: B batch, T padded time, W numbers of a step, F features, L characters kept of a token.
 """
 
@@ -11,14 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from components.networks.layers import Noise, Tensor
+from components.networks.layers import Direction, Noise, Tensor, last_step
 from components.served.encoding import Slot
 from components.served.symbols import PADDING, UNKNOWN, UNKNOWN_CHARACTER
 
 # Of character vectors, of the stretch that a filter reads, and how many filters there are.
 CHARACTER_WIDTH, FILTER_WIDTH, FILTERS = 16, 3, 32
+# Of character vectors that a recurrence reads, and its units in each direction, as the paper below has them.
+SPELLING_WIDTH, SPELLING_UNITS = 25, 25
 # Word dropout (Bowman et al. 2016, arXiv:1511.06349) only so that the vector of the unknown is learnt: every
 # symbol of the training rows is known. Rates that are to regularise are far higher.
 UNKNOWN_RATE = 0.01
@@ -30,7 +35,7 @@ FIRST_PLACE = 1_000
 class _Numbers:
     """Numbers as they are."""
 
-    def __init__(self, slot: Slot, seed: int) -> None:
+    def __init__(self, slot: Slot, seed: int, vectors: np.ndarray | None) -> None:
         self.width = slot.width
         self.parts: list[keras.Layer] = []
 
@@ -39,16 +44,34 @@ class _Numbers:
 
 
 class _Symbol:
-    """A learnt vector for each symbol, (B, T, 1) to (B, T, embedding)."""
+    """A vector for each symbol, (B, T, 1) to (B, T, embedding).
 
-    def __init__(self, slot: Slot, seed: int) -> None:
+    Given vectors are those of the last symbols. Fixed ones lie in a table of their own, which is not trained;
+    the vectors of all other symbols, and of the unknown, are learnt.
+    """
+
+    def __init__(self, slot: Slot, seed: int, vectors: np.ndarray | None) -> None:
+        if slot.fixed and vectors is None:
+            raise ValueError(f"{slot} has fixed vectors, but they are not given")
         self.width = slot.embedding
-        self.table = _table(slot.size, slot.embedding, seed)
+        self.num_learnt = slot.size - slot.fixed
+        self.table = _table(self.num_learnt, slot.embedding, seed)
         self.parts = [self.table]
+        if slot.fixed:
+            self.fixed = _table(slot.fixed, slot.embedding, seed, trainable=False)
+            self.fixed.embeddings.assign(vectors)
+            self.parts.append(self.fixed)
+        elif vectors is not None:
+            drawn = self.table.embeddings.numpy()[: slot.size - len(vectors)]
+            self.table.embeddings.assign(np.concatenate([drawn, vectors]))
 
     def __call__(self, x: Tensor, noise: Noise | None) -> Tensor:
-        symbols = tf.cast(x[..., 0], tf.int32)
-        return self.table(_some_unknown(symbols, UNKNOWN, noise))
+        symbols = _some_unknown(tf.cast(x[..., 0], tf.int32), UNKNOWN, noise)
+        if len(self.parts) == 1:
+            return self.table(symbols)
+        learnt = self.table(tf.minimum(symbols, self.num_learnt - 1))
+        fixed = self.fixed(tf.maximum(symbols - self.num_learnt, 0))
+        return tf.where((symbols < self.num_learnt)[..., tf.newaxis], learnt, fixed)
 
 
 class _Characters:
@@ -60,7 +83,7 @@ class _Characters:
 
     width = FILTERS
 
-    def __init__(self, slot: Slot, seed: int) -> None:
+    def __init__(self, slot: Slot, seed: int, vectors: np.ndarray | None) -> None:
         self.table = _table(slot.size, CHARACTER_WIDTH, seed)
         self.filters = keras.layers.Conv1D(
             FILTERS,
@@ -72,9 +95,8 @@ class _Characters:
         self.parts = [self.table, self.filters]
 
     def __call__(self, x: Tensor, noise: Noise | None) -> Tensor:
-        characters = tf.cast(x, tf.int32)
+        characters = _spelt(x, noise)
         real = (characters != PADDING)[..., tf.newaxis]
-        characters = tf.where(real[..., 0], _some_unknown(characters, UNKNOWN_CHARACTER, noise), PADDING)
         vectors = tf.where(real, self.table(characters), 0.0)
         shape = tf.shape(characters)
         found = self.filters(tf.reshape(vectors, [-1, characters.shape[-1], CHARACTER_WIDTH]))
@@ -83,22 +105,71 @@ class _Characters:
         return tf.where(tf.reduce_any(real, axis=2), largest, 0.0)
 
 
-Reader: TypeAlias = _Numbers | _Symbol | _Characters
+class _Spelling:
+    """What a token is spelt like, (B, T, L) to (B, T, 2 SPELLING_UNITS): the last states of a recurrence.
 
-READERS: Mapping[str, Callable[[Slot, int], Reader]] = {
+    It reads the token's characters from both ends (Lample et al. 2016, doi:10.18653/v1/N16-1030), L steps one
+    after another, for every token of the padded batch: it takes longer than the convolution.
+    """
+
+    width = 2 * SPELLING_UNITS
+
+    def __init__(self, slot: Slot, seed: int, vectors: np.ndarray | None) -> None:
+        self.table = _table(slot.size, SPELLING_WIDTH, seed)
+        self.directions = [
+            Direction(
+                "lstm",
+                units=SPELLING_UNITS,
+                num_features=SPELLING_WIDTH,
+                reverse=reverse,
+                unroll=False,
+                drop=0.0,
+                seed=seed + 2 + 2 * reverse,
+            )
+            for reverse in (False, True)
+        ]
+        self.parts = [self.table, *(direction.rnn for direction in self.directions)]
+
+    def __call__(self, x: Tensor, noise: Noise | None) -> Tensor:
+        characters = _spelt(x, noise)
+        shape = tf.shape(characters)
+        flat = tf.reshape(characters, [-1, characters.shape[-1]])
+        lengths = tf.reduce_sum(tf.cast(flat != PADDING, tf.int32), axis=1)
+        # A token without characters has no last state; it counts as one step here, and as zeros in the end.
+        steps, vectors = tf.maximum(lengths, 1), self.table(flat)
+        found = last_step([direction(vectors, steps, noise) for direction in self.directions], steps)
+        found = tf.where((lengths > 0)[:, tf.newaxis], found, 0.0)
+        return tf.reshape(found, [shape[0], shape[1], self.width])
+
+
+Reader: TypeAlias = _Numbers | _Symbol | _Characters | _Spelling
+
+READERS: Mapping[str, Callable[[Slot, int, np.ndarray | None], Reader]] = {
     "numbers": _Numbers,
     "symbol": _Symbol,
     "characters": _Characters,
+    "spelling": _Spelling,
 }
 
 
-class Front:
-    """Every slot of a step read its own way, side by side in their order."""
+class Embeddings:
+    """Every slot of a step read its own way, side by side in their order.
 
-    def __init__(self, slots: Sequence[Slot], *, seed: int) -> None:
-        self.slots = tuple(slots)
+    Args:
+        slots: what the numbers of a step are.
+        seed: of the vectors that begin at random.
+        tables: by place of a slot of symbols: the vectors (n, embedding) that its last n symbols begin as.
+
+    Raises:
+        ValueError: a slot has fixed vectors, and there is no table for it.
+    """
+
+    def __init__(
+        self, slots: Sequence[Slot], *, seed: int, tables: Mapping[int, np.ndarray] | None = None
+    ) -> None:
+        self.slots, tables = tuple(slots), tables or {}
         self.readers = [
-            READERS[slot.kind](slot, seed + FIRST_SEED + SEEDS_PER_SLOT * place)
+            READERS[slot.kind](slot, seed + FIRST_SEED + SEEDS_PER_SLOT * place, tables.get(place))
             for place, slot in enumerate(slots)
         ]
         self.width = sum(reader.width for reader in self.readers)
@@ -123,12 +194,23 @@ class Front:
         """Trainable variables, in the order of the slots."""
         return [variable for part in self.parts for variable in part.trainable_variables]
 
+    @property
+    def frozen(self) -> list[keras.Variable]:
+        """Variables that are not trained, in the order of the slots; an export needs them too."""
+        return [variable for part in self.parts for variable in part.non_trainable_weights]
 
-def _table(size: int, width: int, seed: int) -> keras.layers.Embedding:
+
+def _table(size: int, width: int, seed: int, *, trainable: bool = True) -> keras.layers.Embedding:
     uniform = keras.initializers.RandomUniform(-0.05, 0.05, seed=seed)
-    table = keras.layers.Embedding(size, width, embeddings_initializer=uniform)
+    table = keras.layers.Embedding(size, width, embeddings_initializer=uniform, trainable=trainable)
     table.build()
     return table
+
+
+def _spelt(x: Tensor, noise: Noise | None) -> Tensor:
+    """The numbers of characters, while training a few of them made unknown; padding stays."""
+    characters = tf.cast(x, tf.int32)
+    return tf.where(characters != PADDING, _some_unknown(characters, UNKNOWN_CHARACTER, noise), PADDING)
 
 
 def _some_unknown(numbers: Tensor, unknown: int, noise: Noise | None) -> Tensor:

@@ -7,7 +7,7 @@
 Letters: B batch, T padded time, F features, U units.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -43,11 +43,18 @@ class Noise:
         return tf.cast(uniform >= rate, tf.float32) / (1.0 - rate)
 
 
-def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
-    """`x` with elements dropped at `rate` and the rest scaled up; `x` itself when not training."""
+def dropout(x: Tensor, rate: float, noise: Noise | None, *, per: str = "step") -> Tensor:
+    """`x` (B, T, F) with elements dropped at `rate` and the rest scaled up; `x` itself when not training.
+
+    `per="sequence"` leaves the same features out at every step of a sequence (Gal & Ghahramani 2016,
+    arXiv:1512.05287).
+    """
     if noise is None or rate == 0.0:
         return x
-    return x * noise.keep_mask(tf.shape(x), rate)
+    shape = tf.shape(x)
+    if per == "sequence":
+        shape = tf.stack([shape[0], 1, shape[2]])
+    return x * tf.cast(noise.keep_mask(shape, rate), x.dtype)
 
 
 class _MaskedGRUCell(keras.layers.GRUCell):
@@ -68,16 +75,27 @@ class _MaskedLSTMCell(keras.layers.LSTMCell):
         return self.recurrent_masks
 
 
+class _MaskedRNNCell(keras.layers.SimpleRNNCell):
+    """A simple cell whose recurrent dropout mask is given from outside."""
+
+    recurrent_masks: tuple[Tensor, ...] = ()
+
+    def get_recurrent_dropout_mask(self, step_input: Tensor) -> Tensor | None:
+        return self.recurrent_masks[0] if self.recurrent_masks else None
+
+
 @dataclass(frozen=True)
 class _Cell:
     fused: Callable[..., keras.Layer]
     masked: Callable[..., keras.Layer]
     num_gates: int
+    num_states: int = 1
 
 
 CELLS: Mapping[str, _Cell] = {
     "gru": _Cell(keras.layers.GRU, _MaskedGRUCell, 3),
-    "lstm": _Cell(keras.layers.LSTM, _MaskedLSTMCell, 4),
+    "lstm": _Cell(keras.layers.LSTM, _MaskedLSTMCell, 4, 2),
+    "rnn": _Cell(keras.layers.SimpleRNN, _MaskedRNNCell, 1),
 }
 
 
@@ -89,33 +107,76 @@ class Direction:
     """
 
     def __init__(
-        self, cell: str, *, units: int, num_features: int, reverse: bool, unroll: bool, drop: float, seed: int
+        self,
+        cell: str,
+        *,
+        units: int,
+        num_features: int,
+        reverse: bool,
+        unroll: bool = False,
+        drop: float = 0.0,
+        normalise: bool = False,
+        dtype: str = "float32",
+        seed: int,
     ) -> None:
         kind = CELLS[cell]
         weights = {
+            "dtype": dtype,
             "kernel_initializer": keras.initializers.GlorotUniform(seed=seed),
             "recurrent_initializer": keras.initializers.Orthogonal(seed=seed + 1),
         }
         self.reverse, self.drop, self.num_gates = reverse, drop, kind.num_gates
+        self.num_states = kind.num_states
         self.cell: keras.Layer | None = None
         if drop:
             self.cell = kind.masked(units, recurrent_dropout=drop, **weights)
-            self.rnn = keras.layers.RNN(self.cell, return_sequences=True, unroll=unroll)
+            self.rnn = keras.layers.RNN(
+                self.cell, return_sequences=True, return_state=True, unroll=unroll, dtype=dtype
+            )
         else:
-            self.rnn = kind.fused(units, return_sequences=True, unroll=unroll, **weights)
+            self.rnn = kind.fused(units, return_sequences=True, return_state=True, unroll=unroll, **weights)
         self.rnn.build((None, None, num_features))
+        self.parts: list[keras.Layer] = [self.rnn]
+        self.norm: keras.Layer | None = None
+        if normalise:
+            self.norm = keras.layers.LayerNormalization(dtype=dtype)
+            self.norm.build((None, None, units))
+            self.parts.append(self.norm)
         self.units = units
 
     def __call__(self, x: Tensor, lengths: Tensor, noise: Noise | None) -> Tensor:
-        if self.cell is not None and noise is not None:
-            shape = tf.stack([tf.shape(x)[0], self.units * self.num_gates])
-            mask = noise.keep_mask(shape, self.drop)
-            # Not a Keras attribute: Keras would try to track the tensors of a finished graph.
-            object.__setattr__(self.cell, "recurrent_masks", tuple(tf.split(mask, self.num_gates, axis=1)))
-        if not self.reverse:
-            return self.rnn(x, training=noise is not None)
-        backward = self.rnn(tf.reverse_sequence(x, lengths, seq_axis=1), training=noise is not None)
-        return tf.reverse_sequence(backward, lengths, seq_axis=1)
+        self._set_masks(tf.shape(x)[0], noise)
+        training = noise is not None
+        if self.reverse:
+            backward = self.rnn(tf.reverse_sequence(x, lengths, seq_axis=1), training=training)[0]
+            y = tf.reverse_sequence(backward, lengths, seq_axis=1)
+        else:
+            y = self.rnn(x, training=training)[0]
+        return y if self.norm is None else self.norm(y)
+
+    def carry(
+        self, x: Tensor, lengths: Tensor, noise: Noise | None, state: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Go on from a state, forward: the outputs, and the state after each row's last real step.
+
+        Args:
+            x: (B, T, F).
+            lengths: real steps of each row, (B,); 0 leaves a row's state as it was.
+            noise: of a training step.
+            state: `num_states` tensors (B, U) float32.
+        """
+        self._set_masks(tf.shape(x)[0], noise)
+        real = tf.sequence_mask(lengths, tf.shape(x)[1])
+        y, *after = self.rnn(x, mask=real, initial_state=list(state), training=noise is not None)
+        return y if self.norm is None else self.norm(y), [tf.cast(each, tf.float32) for each in after]
+
+    def _set_masks(self, num_rows: Tensor, noise: Noise | None) -> None:
+        if self.cell is None or noise is None:
+            return
+        shape = tf.stack([num_rows, self.units * self.num_gates])
+        mask = tf.cast(noise.keep_mask(shape, self.drop), self.cell.compute_dtype)
+        # Not a Keras attribute: Keras would try to track the tensors of a finished graph.
+        object.__setattr__(self.cell, "recurrent_masks", tuple(tf.split(mask, self.num_gates, axis=1)))
 
 
 def last_step(outputs: list[Tensor], lengths: Tensor) -> Tensor:
@@ -136,6 +197,34 @@ def max_step(outputs: list[Tensor], lengths: Tensor) -> Tensor:
     x = tf.concat(outputs, axis=-1)
     real = tf.sequence_mask(lengths, tf.shape(x)[1])[..., tf.newaxis]
     return tf.reduce_max(tf.where(real, x, x.dtype.min), axis=1)
+
+
+class Attention:
+    """Mean over real steps under learnt weights, (B, U): softmax over time of `v . tanh(W y)`.
+
+    Raffel & Ellis 2015, arXiv:1512.08756; Yang et al. 2016, doi:10.18653/v1/N16-1174.
+    """
+
+    def __init__(self, *, num_features: int, dtype: str, seed: int) -> None:
+        self.inner = keras.layers.Dense(
+            num_features,
+            activation="tanh",
+            dtype=dtype,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=seed),
+        )
+        self.outer = keras.layers.Dense(
+            1, use_bias=False, dtype=dtype, kernel_initializer=keras.initializers.GlorotUniform(seed=seed + 1)
+        )
+        self.inner.build((None, None, num_features))
+        self.outer.build((None, None, num_features))
+        self.parts = [self.inner, self.outer]
+
+    def __call__(self, outputs: list[Tensor], lengths: Tensor) -> Tensor:
+        x = tf.concat(outputs, axis=-1)
+        real = tf.sequence_mask(lengths, tf.shape(x)[1])
+        scores = tf.cast(self.outer(self.inner(x))[..., 0], tf.float32)
+        weights = tf.nn.softmax(tf.where(real, scores, scores.dtype.min), axis=1)
+        return tf.einsum("bt,btu->bu", tf.cast(weights, x.dtype), tf.where(real[..., tf.newaxis], x, 0.0))
 
 
 READOUTS: Mapping[str, Callable[[list[Tensor], Tensor], Tensor]] = {

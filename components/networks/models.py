@@ -1,43 +1,100 @@
-"""The models: stacked recurrent layers under a softmax per sequence or per step.
+"""The models: stacked recurrent layers, what stands before and beside them, and a head.
 
-    x (B, T, W) ─ front (B, T, F) ─ dropout ─ [layer ─ dropout] x layers
-                   ┌────────────────────────────────────────────────────┘
-                   ├─ readout ─ dense ─ logits (B, C)                       classifier
-                   └─ dense at every step ─ logits (B, T, C)                labeller
+    x (B, T, W) ─ embeddings ─ step encoder ─┬─ dropout ─ front ─ [layer ─ dropout] x layers ─┐
+                                             ├─ skip (labeller)                               │
+                                             └─ branch ─ mean over time (classifier)          │
+                   ┌──────────────────────────────────────────────────────────────────────────┘
+                   ├─ readout, branch ─ dense ─ logits (B, C)                     classifier
+                   └─ steps, skip     ─ dense ─ logits (B, T, C) ─ chain          labeller
 
 Letters: B batch, T padded time, W numbers of a step, F features, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from components.networks.embeddings import Front
-from components.networks.layers import READOUTS, Direction, Noise, Tensor, dropout
+from components.networks import crf
+from components.networks.convolutions import Convolutions, mean_over_time
+from components.networks.embeddings import Embeddings
+from components.networks.encoders import StepEncoder
+from components.networks.layers import READOUTS, Attention, Direction, Noise, Tensor, dropout
+from components.networks.losses import PLAIN, Criterion, sequence_losses
 from components.served.encoding import Slot
 from conf.schema import ModelSettings
 
+# Of random numbers, so that no two layers share any.
 SEEDS_PER_LAYER = 10
+ATTENTION_SEED = 50_000
+FRONT_PLACE, BRANCH_PLACE, CONTEXT_PLACE = 3_000, 4_000, 5_000
+
+# What train.precision is called by Keras: weights stay float32, sums are made in the other.
+POLICIES = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
+
+
+class Answers(NamedTuple):
+    """What a network says of sequences, padding included."""
+
+    log_probabilities: Tensor  # (B, T, C) or (B, C) float32
+    best: Tensor  # (B, T) or (B,) int32
+
+
+class Carried:
+    """The state of all layers, on its way from one stretch of a sequence to the next.
+
+    Given as tensors (B, U) float32, taken by the layers in their order; `after` is what they left.
+    """
+
+    def __init__(self, state: Sequence[Tensor]) -> None:
+        self.before = list(state)
+        self.after: list[Tensor] = []
+
+    def through(self, direction: Direction, x: Tensor, lengths: Tensor, noise: Noise | None) -> Tensor:
+        """The direction's outputs, from its part of the state on."""
+        mine = self.before[len(self.after) : len(self.after) + direction.num_states]
+        y, after = direction.carry(x, lengths, noise, mine)
+        self.after += after
+        return y
 
 
 class Recurrent:
-    """Stacked recurrent layers over a front, every layer and direction with a fresh cell.
+    """Stacked recurrent layers over embeddings, every layer and direction with a fresh cell.
 
     Built in full by the constructor: variables exist, and are in a fixed order, before the first call.
     """
 
     def __init__(
-        self, settings: ModelSettings, *, slots: Sequence[Slot], num_classes: int, seed: int, unroll: bool
+        self,
+        settings: ModelSettings,
+        *,
+        slots: Sequence[Slot],
+        num_classes: int,
+        seed: int,
+        unroll: bool = False,
+        precision: str = "float32",
+        tables: Mapping[int, np.ndarray] | None = None,
     ) -> None:
-        self.rates = settings.dropout
-        self.front = Front(slots, seed=seed)
+        dtype = POLICIES[precision]
+        self.rates, self.residual = settings.dropout, settings.residual
+        self.compute_dtype = keras.DTypePolicy(dtype).compute_dtype
+        self.embeddings = Embeddings(slots, seed=seed, tables=tables)
+        width = self.embeddings.width
+        self.encoder = self.front = None
+        if settings.encoder is not None:
+            self.encoder = StepEncoder(settings.encoder, num_features=width, dtype=dtype, seed=seed)
+            width = self.encoder.width
+        self.step_width = width
+        if settings.front is not None:
+            self.front = Convolutions(
+                settings.front, num_features=width, dtype=dtype, seed=seed, first_place=FRONT_PLACE
+            )
+            width = self.front.width
         self.layers: list[list[Direction]] = []
         directions = (False, True) if settings.bidirectional else (False,)
-        width = self.front.width
         for depth in range(settings.layers):
             self.layers.append(
                 [
@@ -48,38 +105,90 @@ class Recurrent:
                         reverse=reverse,
                         unroll=unroll,
                         drop=settings.dropout.recurrent,
+                        normalise=settings.layer_norm,
+                        dtype=dtype,
                         seed=seed + SEEDS_PER_LAYER * (depth + 1) + 2 * reverse,
                     )
                     for reverse in directions
                 ]
             )
             width = settings.units * len(directions)
-        self.head = keras.layers.Dense(num_classes, kernel_initializer=keras.initializers.GlorotUniform(seed))
-        self.head.build((None, width))
+        self.width, self.units = width, settings.units
         self.num_features, self.num_classes = sum(slot.width for slot in slots), num_classes
+        self.seed, self.dtype = seed, dtype
 
-    def outputs(self, x: Tensor, lengths: Tensor, noise: Noise | None) -> list[Tensor]:
-        """Top layer's steps, one (B, T, U) tensor per direction."""
-        place = 0
-        x = dropout(self.front(x, noise), self.rates.input, noise and noise.at(place))
-        steps = [x]
+    def _add_head(self, width: int) -> None:
+        initial = keras.initializers.GlorotUniform(self.seed)
+        self.head = keras.layers.Dense(self.num_classes, kernel_initializer=initial, dtype=self.dtype)
+        self.head.build((None, width))
+
+    def steps(self, x: Tensor, lengths: Tensor, noise: Noise | None) -> Tensor:
+        """What is known of each step on its own, (B, T, F)."""
+        x = tf.cast(self.embeddings(x, noise), self.compute_dtype)
+        return x if self.encoder is None else self.encoder(x, lengths, noise)
+
+    def outputs(
+        self, x: Tensor, lengths: Tensor, noise: Noise | None, carried: Carried | None = None
+    ) -> list[Tensor]:
+        """The top layer's steps over those of `steps`, one (B, T, U) tensor per direction."""
+        place, per = 0, self.rates.per
+        x = dropout(x, self.rates.input, noise and noise.at(place), per=per)
+        if self.front is not None:
+            x = self.front(x, lengths, noise)
+        before: list[Tensor] = []
         for layer in self.layers:
-            x = tf.concat(steps, axis=-1) if len(steps) > 1 else steps[0]
-            steps = []
-            for direction in layer:
+            after = []
+            for index, direction in enumerate(layer):
                 place += 2
-                y = direction(x, lengths, noise and noise.at(place))
-                steps.append(dropout(y, self.rates.output, noise and noise.at(place + 1)))
-        return steps
+                at = noise and noise.at(place)
+                if carried is None:
+                    y = direction(x, lengths, at)
+                else:
+                    y = carried.through(direction, x, lengths, at)
+                y = dropout(y, self.rates.output, noise and noise.at(place + 1), per=per)
+                after.append(y + before[index] if self.residual and before else y)
+            x = tf.concat(after, axis=-1) if len(after) > 1 else after[0]
+            before = after
+        return before
 
     @property
-    def parts(self) -> list[keras.Layer]:
-        recurrent = [direction.rnn for layer in self.layers for direction in layer]
-        return [*self.front.parts, *recurrent, self.head]
+    def num_states(self) -> int:
+        """How many tensors (B, U) a state of all layers is."""
+        return sum(direction.num_states for layer in self.layers for direction in layer)
+
+    def logits(
+        self, x: Tensor, lengths: Tensor, noise: Noise | None = None, carried: Carried | None = None
+    ) -> Tensor:
+        """Scores of the classes, (B, T, C) or (B, C) float32."""
+        raise NotImplementedError
+
+    def losses(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        targets: Tensor,
+        noise: Noise | None = None,
+        criterion: Criterion = PLAIN,
+        carried: Carried | None = None,
+    ) -> Tensor:
+        """Nats per sequence, summed over its real steps, (B,) float32."""
+        return sequence_losses(self.logits(x, lengths, noise, carried), targets, lengths, criterion)
+
+    def answers(self, x: Tensor, lengths: Tensor, carried: Carried | None = None) -> Answers:
+        """Log probabilities of the classes, and the classes said."""
+        log_probabilities = tf.nn.log_softmax(self.logits(x, lengths, carried=carried))
+        return Answers(log_probabilities, tf.argmax(log_probabilities, axis=-1, output_type=tf.int32))
+
+    @property
+    def parts(self) -> list[Any]:
+        """Everything with variables, in a fixed order."""
+        recurrent = [part for layer in self.layers for direction in layer for part in direction.parts]
+        before = [part for each in (self.encoder, self.front) if each is not None for part in each.parts]
+        return [*self.embeddings.parts, *before, *recurrent, self.head]
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Trainable variables: of the front, of the layers in their order, of the head."""
+        """Trainable variables: of the embeddings, of the layers in their order, of the head."""
         return [variable for part in self.parts for variable in part.trainable_variables]
 
     @property
@@ -102,21 +211,121 @@ class Recurrent:
 
 
 class Classifier(Recurrent):
-    """One label per sequence: logits (B, C) from a length-aware readout."""
+    """One label per sequence: logits (B, C) from a length-aware readout.
 
-    def __init__(self, settings: ModelSettings, **sizes: Any) -> None:
-        super().__init__(settings, **sizes)
-        self.readout = READOUTS[settings.readout]
+    A branch of convolutions beside the recurrence is the idea of LSTM-FCN (Karim et al. 2018,
+    doi:10.1109/ACCESS.2017.2779939).
+    """
 
-    def __call__(self, x: Tensor, lengths: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.head(self.readout(self.outputs(x, lengths, noise), lengths))
+    def __init__(
+        self, settings: ModelSettings, *, allowed: crf.Allowed | None = None, **options: Any
+    ) -> None:
+        super().__init__(settings, **options)
+        self.readout: Callable[[list[Tensor], Tensor], Tensor]
+        self.beside: list[Any] = []
+        if settings.readout == "attention":
+            attention = Attention(num_features=self.width, dtype=self.dtype, seed=self.seed + ATTENTION_SEED)
+            self.readout = attention
+            self.beside += attention.parts
+        else:
+            self.readout = READOUTS[settings.readout]
+        self.branch = None
+        width = self.width
+        if settings.branch is not None:
+            self.branch = Convolutions(
+                settings.branch,
+                num_features=self.step_width,
+                dtype=self.dtype,
+                seed=self.seed,
+                first_place=BRANCH_PLACE,
+            )
+            self.beside += self.branch.parts
+            width += self.branch.width
+        self._add_head(width)
+
+    @property
+    def parts(self) -> list[Any]:
+        """Everything with variables, in a fixed order."""
+        return [*super().parts, *self.beside]
+
+    def logits(
+        self, x: Tensor, lengths: Tensor, noise: Noise | None = None, carried: Carried | None = None
+    ) -> Tensor:
+        """Scores of the classes, (B, C) float32."""
+        x = self.steps(x, lengths, noise)
+        read = self.readout(self.outputs(x, lengths, noise, carried), lengths)
+        if self.branch is not None:
+            found = mean_over_time(self.branch(x, lengths, noise), lengths)
+            read = tf.concat([read, tf.cast(found, read.dtype)], axis=-1)
+        return tf.cast(self.head(read), tf.float32)
 
 
 class Labeller(Recurrent):
-    """One label per step: logits (B, T, C), the same softmax layer shared over time."""
+    """One label per step: logits (B, T, C), the same layer shared over time, and a chain over them.
 
-    def __call__(self, x: Tensor, lengths: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.head(tf.concat(self.outputs(x, lengths, noise), axis=-1))
+    The chain is a linear-chain conditional random field (`crf: true`), or rules alone that say which label
+    may follow which (`constrained: true`).
+    """
+
+    def __init__(
+        self, settings: ModelSettings, *, allowed: crf.Allowed | None = None, **options: Any
+    ) -> None:
+        super().__init__(settings, **options)
+        self.skip = settings.skip
+        self._add_head(self.width + (self.step_width if self.skip else 0))
+        rules = allowed if settings.constrained else None
+        self.chain = crf.Chain(self.num_classes, allowed=rules) if settings.crf else None
+        self.rules = crf.constraints(rules) if rules is not None else None
+
+    @property
+    def parts(self) -> list[Any]:
+        """Everything with variables, in a fixed order."""
+        return [*super().parts, *([] if self.chain is None else [self.chain])]
+
+    def logits(
+        self, x: Tensor, lengths: Tensor, noise: Noise | None = None, carried: Carried | None = None
+    ) -> Tensor:
+        """Scores of the classes at each step, (B, T, C) float32."""
+        x = self.steps(x, lengths, noise)
+        read = tf.concat(self.outputs(x, lengths, noise, carried), axis=-1)
+        if self.skip:
+            read = tf.concat([self._without_context(read, noise), tf.cast(x, read.dtype)], axis=-1)
+        return tf.cast(self.head(read), tf.float32)
+
+    def _without_context(self, x: Tensor, noise: Noise | None) -> Tensor:
+        """The recurrence's outputs, while training all of them left out of some sequences.
+
+        What stays is not scaled up: the head is to read either the step with its context or the step alone.
+        """
+        if noise is None or self.rates.context == 0.0:
+            return x
+        kept = noise.at(CONTEXT_PLACE).keep_mask(tf.stack([tf.shape(x)[0], 1, 1]), self.rates.context)
+        return tf.where(kept > 0, x, 0.0)
+
+    def losses(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        targets: Tensor,
+        noise: Noise | None = None,
+        criterion: Criterion = PLAIN,
+        carried: Carried | None = None,
+    ) -> Tensor:
+        """Nats per sequence, (B,) float32: summed over its steps, or under a chain of the whole sequence."""
+        if self.chain is None:
+            return super().losses(x, lengths, targets, noise, criterion, carried)
+        return -crf.log_likelihood(self.logits(x, lengths, noise), targets, lengths, self.chain.scores)
+
+    def answers(self, x: Tensor, lengths: Tensor, carried: Carried | None = None) -> Answers:
+        """Log probabilities of each step's classes (under a chain its marginals), and the classes said."""
+        logits = self.logits(x, lengths, carried=carried)
+        if self.chain is not None:
+            scores = self.chain.scores
+            return Answers(crf.log_marginals(logits, lengths, scores), crf.decode(logits, lengths, scores))
+        log_probabilities = tf.nn.log_softmax(logits)
+        if self.rules is not None:
+            return Answers(log_probabilities, crf.decode(logits, lengths, self.rules))
+        return Answers(log_probabilities, tf.argmax(log_probabilities, axis=-1, output_type=tf.int32))
 
 
 MODELS: Mapping[str, Callable[..., Classifier | Labeller]] = {
@@ -133,29 +342,74 @@ def build(
     num_classes: int,
     seed: int,
     unroll: bool = False,
+    precision: str = "float32",
+    allowed: crf.Allowed | None = None,
+    tables: Mapping[int, np.ndarray] | None = None,
 ) -> Classifier | Labeller:
     """The network of these settings with freshly initialised weights; `slots` say what stands in x.
 
     `unroll` lays the steps out statically, which needs batches of a known length; the weights are the same
-    either way.
+    either way. `allowed` says which labels may follow which; it counts only where the settings ask for it.
+    `tables` are the first vectors of symbols, by slot.
+
+    Raises:
+        ValueError: the settings do not fit the numbers of a step.
     """
-    return MODELS[task](settings, slots=slots, num_classes=num_classes, seed=seed, unroll=unroll)
+    return MODELS[task](
+        settings,
+        slots=slots,
+        num_classes=num_classes,
+        seed=seed,
+        unroll=unroll,
+        precision=precision,
+        allowed=allowed,
+        tables=tables,
+    )
 
 
-def export(network: Classifier | Labeller, folder: Path) -> None:
-    """Write the network as a SavedModel: (x, length) to log_probabilities, any batch size and length."""
+def why_not_stepwise(settings: ModelSettings, *, task: str, max_length: int | None) -> str | None:
+    """Why a model of these settings cannot answer step after step as they come; None if it can."""
+    reasons = {
+        "it is bidirectional, so the first step's answer depends on the last step": settings.bidirectional,
+        "its convolutions over time read steps that are still to come": settings.front or settings.branch,
+        f"it reads windows of {max_length} steps (data.max_length)": max_length,
+        "it decodes sequences as a whole": settings.crf or settings.constrained,
+        f"its readout {settings.readout!r} is over the whole sequence": task == "classification"
+        and settings.readout != "last",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def export(network: Classifier | Labeller, folder: Path, *, stepwise: bool = False) -> None:
+    """Write the network as a SavedModel of any batch size and length.
+
+        serving_default   x, length                  ─▶ log_probabilities, best
+        step              x, length, state_0, …      ─▶ the same of these steps, next_state_0, …
+
+    Args:
+        network: with trained weights.
+        folder: made by this.
+        stepwise: whether there is a signature `step`, with the state in and out.
+    """
+    x = tf.TensorSpec((None, None, network.num_features), tf.float32, name="x")
+    length = tf.TensorSpec((None,), tf.int32, name="length")
+    state = [
+        tf.TensorSpec((None, network.units), tf.float32, name=f"state_{i}") for i in range(network.num_states)
+    ]
 
     class Exported(tf.Module):
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec((None, None, network.num_features), tf.float32, name="x"),
-                tf.TensorSpec((None,), tf.int32, name="length"),
-            ]
-        )
+        @tf.function(autograph=False, input_signature=[x, length])
         def serve(self, x: Tensor, length: Tensor) -> dict[str, Tensor]:
-            return {"log_probabilities": tf.nn.log_softmax(network(x, length))}
+            return network.answers(x, length)._asdict()
+
+        @tf.function(autograph=False, input_signature=[x, length, *state])
+        def step(self, x: Tensor, length: Tensor, *state: Tensor) -> dict[str, Tensor]:
+            carried = Carried(state)
+            answers = network.answers(x, length, carried)._asdict()
+            return answers | {f"next_state_{i}": each for i, each in enumerate(carried.after)}
 
     exported = Exported()
     # Only the variables are tracked: a SavedModel of Keras layers would need Keras to be opened.
-    exported.weights = [variable.value for variable in network.variables]
-    tf.saved_model.save(exported, str(folder), signatures=exported.serve)
+    exported.weights = [variable.value for variable in (*network.variables, *network.embeddings.frozen)]
+    signatures = {"serving_default": exported.serve, **({"step": exported.step} if stepwise else {})}
+    tf.saved_model.save(exported, str(folder), signatures=signatures)

@@ -31,10 +31,11 @@ KINDS: Mapping[str, type[InputEncoding]] = {
 class Slot:
     """A stretch of the numbers of a step, and how a network reads it."""
 
-    kind: str  # numbers | symbol | characters
+    kind: str  # numbers | symbol | characters | spelling
     width: int
     size: int = 0  # of symbols and characters: how many numbers there are
     embedding: int = 0  # of symbols: the width of their vectors
+    fixed: int = 0  # of symbols: how many, the last ones, have vectors that are not learnt
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Encoding:
     context: tuple[NumericEncoding | CategoryEncoding, ...] = ()
     max_length: int | None = None  # steps of a window; longer sequences are cut and stitched
     overlap: int = 0  # steps that neighbouring windows share
+    scheme: str = "none"  # none | BIO | BIOES: what the labels of steps spell
 
     @property
     def num_features(self) -> int:
@@ -70,7 +72,7 @@ class Encoding:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """What the numbers of a step are, from left to right."""
-        return tuple(slot for part in (*self.inputs, *self.context) for slot in _slots(part))
+        return tuple(slot for part in (*self.inputs, *self.context) for slot in slots_of(part))
 
     def encode(self, columns: Mapping[str, Any], lengths: np.ndarray | None = None) -> np.ndarray:
         """Inputs and context side by side, (S, num_features) float32.
@@ -114,6 +116,7 @@ class Encoding:
             context=tuple(map(_input, stored.get("context", ()))),  # type: ignore[arg-type]
             max_length=stored.get("max_length"),
             overlap=stored.get("overlap", 0),
+            scheme=stored.get("scheme", "none"),
         )
 
 
@@ -132,13 +135,15 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def _slots(part: InputEncoding) -> list[Slot]:
+def slots_of(part: InputEncoding) -> list[Slot]:
+    """What the numbers of one column are."""
     if isinstance(part, NumericEncoding):
         return [Slot("numbers", part.width)]
     if isinstance(part, CategoryEncoding):
         return [Slot("symbol", 1, 1 + len(part.categories), part.embedding)]
-    slots = [Slot("symbol", 1, 1 + len(part.tokens), part.embedding)]
+    fixed = part.vectors if part.fixed else 0
+    slots = [Slot("symbol", 1, 1 + len(part.tokens), part.embedding, fixed)]
     if part.max_characters:
-        size = FIRST_CHARACTER + len(part.characters)
-        slots.append(Slot("characters", part.max_characters, size))
+        kind = "spelling" if part.spelling == "recurrent" else "characters"
+        slots.append(Slot(kind, part.max_characters, FIRST_CHARACTER + len(part.characters)))
     return slots

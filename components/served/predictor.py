@@ -3,7 +3,7 @@
     bundle/
       bundle.json      what it is, and the SHA-256 of every other file
       encoding.json    raw rows to numbers, classes to labels
-      model/           SavedModel: (x (B, T, W), length (B,)) to log probabilities
+      model/           SavedModel: (x (B, T, W), length (B,)) to log probabilities and classes
       code/            a copy of this package, so that the bundle needs nothing else
 
 Letters: n rows, S all steps, m windows, B batch, T padded time, W numbers of a step, C classes.
@@ -12,6 +12,7 @@ Letters: n rows, S all steps, m windows, B batch, T padded time, W numbers of a 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,19 @@ MAX_BATCH_STEPS = 1 << 14
 MAX_BATCH_ROWS = 1 << 11
 
 Columns = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says, steps laid end to end for labelling: (S, C) and (S,), else (n, C) and (n,)."""
+
+    log_probabilities: np.ndarray  # float32; of each step's label, whatever the others are
+    best: np.ndarray  # int64; under a CRF or constraints the best sequence, else the most probable label
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probabilities of `best`, float64."""
+        return np.exp(self.log_probabilities[np.arange(len(self.best)), self.best].astype(np.float64))
 
 
 class Predictor:
@@ -78,8 +92,49 @@ class Predictor:
             return {"id": [_text(value) for value in columns[self.id_column]], **answers}
         return answers
 
-    def predict_encoded(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Log probabilities of encoded sequences laid end to end: (S, C) for labelling, else (n, C), float32.
+    def step(
+        self, rows: Any, state: Sequence[np.ndarray] | None = None
+    ) -> tuple[dict[str, list[Any]], list[np.ndarray]]:
+        """Answers to the next steps of some sequences, and the state to hand in with those that follow.
+
+        Stretch after stretch gives what `predict` says of whole sequences. A classifier's answer is the one
+        to all steps so far.
+
+        Args:
+            rows: as for `predict`; row after row the same sequences as before.
+            state: what the call before gave back; None where the sequences begin.
+
+        Raises:
+            ValueError: the model cannot answer step after step, or the state is not one of so many rows; and
+                whatever `predict` finds wrong.
+        """
+        if (reason := self.about.get("not_stepwise", "it was exported without that")) is not None:
+            raise ValueError(f"this model cannot answer step after step: {reason}")
+        parts = (*self.encoding.inputs, *self.encoding.context)
+        columns = _columns(rows, [part.column for part in parts], self.id_column)
+        x, lengths = self._encode(columns)
+        run = self._model.signatures["step"]
+        shapes = [
+            spec.shape for name, spec in sorted(run.structured_input_signature[1].items()) if "_" in name
+        ]
+        if state is None:
+            state = [np.zeros((len(lengths), shape[1]), np.float32) for shape in shapes]
+        expected = [(len(lengths), shape[1]) for shape in shapes]
+        if (received := [np.shape(each) for each in state]) != expected:
+            raise ValueError(f"received a state of shapes {received}, expected {expected}")
+        padded = _padded(x, np.cumsum(lengths) - lengths, lengths)
+        given = {f"state_{i}": self._tensor(each) for i, each in enumerate(state)}
+        length = self._tensor(lengths.astype(np.int32))
+        answers = run(x=self._tensor(padded), length=length, **given)
+        log_probabilities, best = answers["log_probabilities"].numpy(), answers["best"].numpy()
+        if self.per_step:
+            real = np.arange(padded.shape[1]) < lengths[:, np.newaxis]
+            log_probabilities, best = log_probabilities[real], best[real]
+        after = [answers[f"next_state_{i}"].numpy() for i in range(len(given))]
+        return self.decode(Said(log_probabilities, best.astype(np.int64)), lengths), after
+
+    def predict_encoded(self, x: np.ndarray, lengths: np.ndarray) -> Said:
+        """What the model says of encoded sequences laid end to end.
 
         Sequences longer than `encoding.max_length` are read in windows. Each step's answer is that of the
         window that keeps it; a classifier's is the mean of its windows' probabilities, weighted by the steps
@@ -95,20 +150,24 @@ class Predictor:
         cut = windows(lengths, self.encoding.max_length, self.encoding.overlap)
         size = int(lengths.sum()) if self.per_step else len(cut.owners)
         result = np.empty((size, self.encoding.num_classes), np.float32)
+        best = np.empty(size, np.int64)
         for some in batches(cut.lengths):
-            output = self._run(x, cut.starts[some], cut.lengths[some])
+            output, classes = self._run(x, cut.starts[some], cut.lengths[some])
             if not self.per_step:
-                result[some] = output
+                result[some], best[some] = output, classes
                 continue
             for place, at in enumerate(some):
                 kept = slice(cut.kept_starts[at], cut.kept_stops[at])
                 read = slice(kept.start - cut.starts[at], kept.stop - cut.starts[at])
-                result[kept] = output[place, read]
-        return result if self.per_step or len(cut.owners) == len(lengths) else _mean(result, cut)
+                result[kept], best[kept] = output[place, read], classes[place, read]
+        if self.per_step or len(cut.owners) == len(lengths):
+            return Said(result, best)
+        whole = _mean(result, cut)
+        return Said(whole, whole.argmax(axis=1))
 
     def decode(
         self,
-        log_probabilities: np.ndarray,
+        said: Said,
         lengths: np.ndarray,
         *,
         n_best: int = 0,
@@ -119,12 +178,11 @@ class Predictor:
             raise ValueError(
                 f"n_best is {n_best}, expected 0 to {self.encoding.num_classes} (the number of labels)"
             )
-        probabilities = np.exp(log_probabilities.astype(np.float64))
-        best = log_probabilities.argmax(axis=1)
+        probabilities = np.exp(said.log_probabilities.astype(np.float64))
         names = ("labels", "probabilities") if self.per_step else ("label", "probability")
-        flat = dict(zip(names, (self._labels[best], probabilities[np.arange(len(best)), best]), strict=True))
+        flat = dict(zip(names, (self._labels[said.best], said.confidence), strict=True))
         if n_best:
-            order = np.argsort(-log_probabilities, axis=1, kind="stable")[:, :n_best]
+            order = np.argsort(-said.log_probabilities, axis=1, kind="stable")[:, :n_best]
             flat["n_best_labels"] = self._labels[order]
             flat["n_best_probabilities"] = np.take_along_axis(probabilities, order, axis=1)
         if distribution:
@@ -153,13 +211,22 @@ class Predictor:
             values[part.column] = _once(part, columns[part.column])
         return self.encoding.encode(values, lengths[first]), lengths[first]
 
-    def _run(self, x: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """The model's output for one batch of stretches of x."""
-        padded = np.zeros((len(lengths), int(lengths.max()), x.shape[1]), np.float32)
-        for place, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            padded[place, :length] = x[start : start + length]
-        tensors = {"x": self._tensor(padded), "length": self._tensor(lengths.astype(np.int32))}
-        return self._serve(**tensors)["log_probabilities"].numpy()
+    def _run(self, x: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log probabilities and classes for one batch of stretches of x."""
+        length = self._tensor(lengths.astype(np.int32))
+        answers = self._serve(x=self._tensor(_padded(x, starts, lengths)), length=length)
+        log_probabilities = answers["log_probabilities"].numpy()
+        # Models exported before labels were decoded say their probabilities alone.
+        best = answers["best"].numpy() if "best" in answers else log_probabilities.argmax(axis=-1)
+        return log_probabilities, best
+
+
+def _padded(x: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Stretches of x (S, W) as one batch (B, T, W), zeros on the right."""
+    padded = np.zeros((len(lengths), int(lengths.max(initial=1)), x.shape[1]), np.float32)
+    for place, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        padded[place, :length] = x[start : start + length]
+    return padded
 
 
 def batches(

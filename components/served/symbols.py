@@ -38,7 +38,11 @@ def cut(token: str, length: int) -> str:
 
 @dataclass(frozen=True)
 class TokenEncoding:
-    """How one input of tokens becomes numbers; its vocabulary is that of the training rows."""
+    """How one input of tokens becomes numbers.
+
+    Its vocabulary is that of the training rows, and of the file of vectors if there was one. Then a token
+    that is not known as it is written is looked up in lower case too: such files often have no upper case.
+    """
 
     column: str
     tokens: tuple[str, ...]  # token i is number i + 1
@@ -47,6 +51,9 @@ class TokenEncoding:
     normalise: str = "NFC"  # none | NFC | NFKC
     characters: tuple[str, ...] = ()  # character i is number i + 2; none: characters are not read
     max_characters: int = 0  # L
+    spelling: str = "convolution"  # how characters are read: convolution | recurrent
+    vectors: int = 0  # how many tokens, the last ones, have the vector of a file
+    fixed: bool = False  # whether those are not learnt
 
     @property
     def width(self) -> int:
@@ -61,6 +68,10 @@ class TokenEncoding:
     def _character_places(self) -> dict[str, int]:
         return {character: number for number, character in enumerate(self.characters, FIRST_CHARACTER)}
 
+    def _place(self, token: str) -> int:
+        place = self._places.get(token, UNKNOWN)
+        return self._places.get(token.lower(), UNKNOWN) if self.vectors and place == UNKNOWN else place
+
     def apply(self, texts: Sequence[str]) -> np.ndarray:
         """Numbers of tokens and of their characters, (S, width) float32."""
         distinct: dict[str, int] = {}
@@ -68,7 +79,7 @@ class TokenEncoding:
         rows = np.zeros((len(distinct), self.width), np.float32)
         for text, row in distinct.items():
             token = normal_form(text, normalise=self.normalise, lowercase=self.lowercase)
-            rows[row, 0] = self._places.get(token, UNKNOWN)
+            rows[row, 0] = self._place(token)
             if self.max_characters:
                 kept = cut(token, self.max_characters)
                 rows[row, 1 : 1 + len(kept)] = [

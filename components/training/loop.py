@@ -8,27 +8,23 @@ It knows no tracker, no bar and no cluster. Stopping early is the caller's `brea
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from components.data.batches import (
-    Batch,
-    SequenceSet,
-    ahead,
-    static_lengths,
-    training_plan,
-)
+from components.data.batches import Batch, Plan, SequenceSet, ahead, static_lengths, training_plan
 from components.errors import TrainingDiverged
 from components.metrics import Tally
 from components.networks import models
 from components.served.predictor import batches
 from components.training import optimizers, strategy
 from components.training.checkpoints import Checkpoints
-from components.training.progress import Progress, is_better
+from components.training.progress import Progress, is_better, plateau_scale
+from components.training.rules import allowed
 from components.training.steps import Steps
+from components.training.weighing import Weighing
 from conf.schema import ModelSettings, TrainSettings
 
 REPORT_EVERY_SECONDS = 0.5
@@ -43,10 +39,11 @@ class _Position:
     batch: int = 0  # batches of it done
     step: int = 0
     loss_sum: float = 0.0  # of the epoch so far
-    weight: int = 0  # what loss_sum is divided by: real steps, or sequences
+    mass: float = 0.0  # what loss_sum is divided by: of the sequences seen
     num_steps_done: int = 0
     seconds: float = 0.0  # of the epoch so far
     step_seconds: float = 0.0  # of those, inside training steps
+    waiting_seconds: float = 0.0  # of those, with no batch ready
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -55,10 +52,11 @@ def fit(
     valid: SequenceSet,
     *,
     task: str,
-    num_classes: int,
+    labels: Sequence[str],
     model: ModelSettings,
     training: TrainSettings,
     checkpoints: Checkpoints,
+    scheme: str = "none",
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Train from the newest checkpoint, or from the start, and yield progress.
@@ -67,12 +65,24 @@ def fit(
     validation, and `stopped` once `should_stop()` is true, after a checkpoint. The best epoch by
     `training.early_stopping.metric` is kept as the best checkpoint.
 
+    Args:
+        train: encoded training rows.
+        valid: encoded validation rows.
+        task: labelling or classification.
+        labels: names of the classes.
+        model: settings of the network.
+        training: settings of its training.
+        checkpoints: where it is kept.
+        scheme: what the labels of steps spell: none, BIO or BIOES.
+        should_stop: asked after every step.
+
     Raises:
+        DataError: a class weight is given for a label that the rows do not have.
         TrainingDiverged: the loss became NaN or infinite; no checkpoint holds such weights.
         ClusterError: the devices asked for are not there.
         CheckpointError: the checkpoints belong to other settings, or all are damaged.
     """
-    run = _Run(train, valid, task, num_classes, model, training, checkpoints, should_stop)
+    run = _Run(train, valid, task, tuple(labels), model, training, checkpoints, scheme, should_stop)
     return run.epochs()
 
 
@@ -82,38 +92,49 @@ class _Run:
         train: SequenceSet,
         valid: SequenceSet,
         task: str,
-        num_classes: int,
+        labels: tuple[str, ...],
         model: ModelSettings,
         training: TrainSettings,
         checkpoints: Checkpoints,
+        scheme: str,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.train, self.valid, self.task, self.num_classes = train, valid, task, num_classes
+        self.train, self.valid, self.task, self.num_classes = train, valid, task, len(labels)
         self.training, self.checkpoints, self.should_stop = training, checkpoints, should_stop
         self.metric = training.early_stopping.metric
         self.static = static_lengths(np.concatenate([train.lengths, valid.lengths])) if model.unroll else None
+        self.weighing = Weighing.of(train, training, labels)
+        self.at = _Position()
+        steps_per_epoch = self._num_steps()
         devices = strategy.choose(training.devices)
         distribution = strategy.strategy(devices)
-        batches_per_epoch = -(-len(train) // training.batch_size)
         with distribution.scope():
             self.network = models.build(
                 model,
                 task=task,
                 slots=train.slots,
-                num_classes=num_classes,
+                tables=train.tables,
+                num_classes=len(labels),
                 seed=training.seed,
                 unroll=model.unroll,
+                precision=training.precision,
+                allowed=allowed(labels, scheme),
             )
-            self.optimizer = optimizers.build(training, total_steps=training.epochs * batches_per_epoch)
+            self.optimizer, self.schedule = optimizers.build(
+                training, total_steps=training.epochs * steps_per_epoch
+            )
             self.steps = Steps(
                 self.network,
                 self.optimizer,
                 strategy=distribution,
                 clip_norm=training.clip_norm,
                 seed=training.seed,
+                criterion=self.weighing.criterion,
+                accumulate=training.accumulate,
+                ema=training.ema,
+                loss_scaling=training.precision == "float16",
                 unrolled=model.unroll,
             )
-        self.at = _Position()
         self.resumed = self._resume()
 
     def _resume(self) -> bool:
@@ -127,7 +148,7 @@ class _Run:
         return True
 
     def _variables(self) -> list[Any]:
-        return [*self.network.variables, *self.optimizer.variables]
+        return [*self.network.variables, *self.steps.state]
 
     def epochs(self) -> Iterator[Progress]:
         if self.resumed:
@@ -139,24 +160,43 @@ class _Run:
                     return
             yield self._finish_epoch()
 
-    def _train_epoch(self) -> Iterator[Progress]:
+    def _plan(self) -> list[Plan]:
+        """The batches of each step of this epoch."""
         plan = training_plan(
             self.train.lengths,
             batch_size=self.training.batch_size,
+            batch_steps=self.training.batch_steps,
             seed=self.training.seed,
             epoch=self.at.epoch,
         )
-        unread: list[tuple[Any, int]] = []
-        reported = saved = entered = time.monotonic()
-        for batch in ahead(self._training_batch, plan[self.at.batch :]):
+        each = self.training.accumulate
+        return [plan[at : at + each] for at in range(0, len(plan), each)]
+
+    def _num_steps(self) -> int:
+        """Optimizer steps of this epoch; those of others may differ a little."""
+        plan = self._plan()
+        if self.training.truncate is None:
+            return len(plan)
+        longest = [self.train.lengths[batch[0]].max() for batch in plan]
+        return int(sum(-(-length // self.training.truncate) for length in longest))
+
+    def _train_epoch(self) -> Iterator[Progress]:
+        self.schedule.scale.assign(self._plateau())
+        plan = self._plan()[self.at.batch :]
+        unread: list[tuple[Any, float]] = []
+        reported = saved = entered = left = time.monotonic()
+        for parts, masses in ahead(self._training_batches, plan):
             begun = time.monotonic()
-            unread.append((self.steps.train(batch), self._loss_weight(batch)))
+            self.at.waiting_seconds += begun - left
+            unread += zip(self._step(parts), masses, strict=True)
+            self.at.mass += sum(masses) if self.training.truncate else masses[0]
             if len(unread) >= MAX_UNREAD_LOSSES:
                 self._read(unread)
             now = time.monotonic()
             self.at.step_seconds += now - begun
-            self.at.batch, self.at.step = self.at.batch + 1, self.at.step + 1
-            self.at.num_steps_done += batch.num_steps
+            self.at.batch += 1
+            self.at.step += len(parts) if self.training.truncate else 1
+            self.at.num_steps_done += sum(batch.num_steps for batch in parts)
             stop = self.should_stop()
             checkpoint_due = now - saved >= self.training.checkpoint_seconds
             if stop or checkpoint_due or now - reported >= REPORT_EVERY_SECONDS:
@@ -169,37 +209,55 @@ class _Run:
                 reported = now
                 if stop:
                     return
+            left = time.monotonic()
         self._read(unread)
         self.at.seconds += time.monotonic() - entered
 
-    def _training_batch(self, rows: np.ndarray) -> Batch:
-        return self.train.batch(
-            rows,
-            loss_mean=self.training.loss_mean,
-            multiple_of=self.steps.num_replicas,
-            pad_to=self._static_length(self.train, rows),
-        )
+    def _plateau(self) -> float:
+        if self.training.schedule != "plateau":
+            return 1.0
+        how = self.training.plateau
+        return plateau_scale(self.at.history, self.metric, patience=how.patience, factor=how.factor)
+
+    def _step(self, parts: list[Batch]) -> list[Any]:
+        return self.steps.train_stretches(parts) if self.training.truncate else self.steps.train(parts)
+
+    def _training_batches(self, plan: Plan) -> tuple[list[Batch], list[float]]:
+        """The batches of one step, weighted as one, or the stretches of a batch; and their masses."""
+        if self.training.truncate is not None:
+            rows = plan[0]
+            weights = self.weighing.factors[rows]
+            batch = self.train.batch(rows, weights=weights, multiple_of=self.steps.num_replicas)
+            stretches = self.weighing.stretches(batch, self.training.truncate)
+            return [part for part, _ in stretches], [mass for _, mass in stretches]
+        mass = float(sum(self.weighing.masses[rows].sum() for rows in plan))
+        parts = [
+            self.train.batch(
+                rows,
+                weights=self.weighing.factors[rows] / mass,
+                multiple_of=self.steps.num_replicas,
+                pad_to=self._static_length(self.train, rows),
+            )
+            for rows in plan
+        ]
+        return parts, [mass] * len(parts)
 
     def _static_length(self, split: SequenceSet, rows: np.ndarray) -> int | None:
         if self.static is None:
             return None
         return int(self.static[np.searchsorted(self.static, split.lengths[rows].max())])
 
-    def _loss_weight(self, batch: Batch) -> int:
-        by_step = self.train.per_step and self.training.loss_mean == "step"
-        return batch.num_steps if by_step else int((batch.rows >= 0).sum())
-
-    def _read(self, unread: list[tuple[Any, int]]) -> None:
+    def _read(self, unread: list[tuple[Any, float]]) -> None:
         """Wait for the steps under way and add their losses up; NaN ends the run here."""
-        for loss, weight in unread:
-            self.at.loss_sum += float(loss) * weight
-            self.at.weight += weight
+        for loss, mass in unread:
+            self.at.loss_sum += float(loss) * mass
         unread.clear()
         if not math.isfinite(self.at.loss_sum):
             raise self._diverged("The training loss")
 
     def _finish_epoch(self) -> Progress:
-        scores = evaluate(self.steps, self.valid, num_classes=self.num_classes, pad_to=self._static_length)
+        kept = self.steps.averaged()
+        scores = self._scores(kept)
         if not math.isfinite(scores["loss"]):
             raise self._diverged("The validation loss")
         at = self.at
@@ -208,21 +266,30 @@ class _Run:
         entry = {
             "epoch": at.epoch + 1,
             "step": at.step,
-            "loss": at.loss_sum / at.weight,
+            "loss": at.loss_sum / at.mass,
             "valid": scores,
             "best": is_best,
             "seconds": at.seconds,
             "step_seconds": at.step_seconds,
+            "waiting_seconds": at.waiting_seconds,
             "steps_per_second": at.num_steps_done / max(at.seconds, 1e-9),
             "learning_rate": float(self.optimizer.learning_rate.numpy()),
         }
         done = self._progress("epoch", metrics=scores, is_best=is_best, epoch=at.epoch + 1)
         self.at = _Position(epoch=at.epoch + 1, step=at.step, history=[*at.history, entry])
         if is_best:
-            self.checkpoints.save_best(self.network.weights(), {"epoch": at.epoch + 1, "valid": scores})
+            self.checkpoints.save_best(kept, {"epoch": at.epoch + 1, "valid": scores})
         self._save()
         self.checkpoints.write_history(self.at.history)
         return Progress(**{**done.__dict__, "history": tuple(self.at.history)})
+
+    def _scores(self, weights: list[np.ndarray]) -> dict[str, float]:
+        """Scores on the validation rows under these weights, which are put away again afterwards."""
+        trained = self.network.weights()
+        self.network.load(weights)
+        scores = evaluate(self.steps, self.valid, num_classes=self.num_classes, pad_to=self._static_length)
+        self.network.load(trained)
+        return scores
 
     def _save(self) -> None:
         arrays = [variable.numpy() for variable in self._variables()]
@@ -252,7 +319,7 @@ class _Run:
             num_epochs=self.training.epochs,
             num_steps_done=at.num_steps_done,
             num_steps=int(self.train.offsets[-1]),
-            loss=at.loss_sum / at.weight if at.weight else math.nan,
+            loss=at.loss_sum / at.mass if at.mass else math.nan,
             metrics=metrics or {},
             steps_per_second=at.num_steps_done / max(at.seconds, 1e-9),
             is_best=is_best,

@@ -41,3 +41,17 @@ def epochs_without_gain(history: Sequence[dict[str, Any]], metric: str) -> int:
         value = entry["valid"][metric]
         best, since = (value, 0) if is_better(metric, value, best) else (best, since + 1)
     return since
+
+
+def plateau_scale(history: Sequence[dict[str, Any]], metric: str, *, patience: int, factor: float) -> float:
+    """What a plateau schedule has taken from the learning rate after these epochs, 1 or less.
+
+    A pure function of the learning curve, so a resumed run goes on with the rate it had.
+    """
+    best, since, scale = None, 0, 1.0
+    for entry in history:
+        value = entry["valid"][metric]
+        best, since = (value, 0) if is_better(metric, value, best) else (best, since + 1)
+        if since == patience:
+            since, scale = 0, scale * factor
+    return scale

@@ -1,14 +1,15 @@
 """The training step and the evaluation step, exact on any number of replicas.
 
     global batch ─ rows r*b .. (r+1)*b to replica r ─ sum(weights * loss) ─ gradients summed over replicas
-                                                                          └ clipped once ─ optimizer
+                                                                          ├ of the step's other batches too
+                                                                          └ clipped once ─ optimizer ─ mean
 
 `Model.fit` averages the masked loss on each replica and then averages the replicas, which is wrong as
 soon as they hold different numbers of real steps (keras#16285, tensorflow#34491). Here a row's weight
-already holds one over the global count, so sums are all that is needed.
+already holds one over the global mass, so sums are all that is needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,14 @@ import tensorflow as tf
 
 from components.data.batches import Batch
 from components.networks.layers import Noise
-from components.networks.losses import sequence_losses
+from components.networks.losses import PLAIN, Criterion
+from components.networks.models import Carried
+
+# Of float16 (Micikevicius et al. 2018, arXiv:1710.03740): doubled after that many steps without overflow.
+FIRST_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2_000
+# How fast a moving average of weights starts to move slowly: after t steps its decay is at most
+# (1 + t) / (10 + t), so the first weights, which are random, are soon forgotten.
+EMA_START = 10.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,36 @@ class Predicted:
     losses: np.ndarray  # (B,) float32 nats, summed over real steps
 
 
+class _Scaling:
+    """What losses are multiplied with, so that small gradients do not vanish in float16."""
+
+    def __init__(self) -> None:
+        self.scale = _slot(tf.constant(FIRST_SCALE), "scale")
+        self.since = _slot(tf.constant(0), "since")
+
+    def update(self, finite: tf.Tensor) -> None:
+        """Halve the scale after an overflow, double it after many steps without one."""
+        since = tf.where(finite, self.since + 1, 0)
+        grown = tf.where(since == STEPS_TO_DOUBLE, self.scale * 2.0, self.scale)
+        self.scale.assign(tf.where(finite, grown, tf.maximum(self.scale / 2.0, 1.0)))
+        self.since.assign(tf.where(since == STEPS_TO_DOUBLE, 0, since))
+
+
 class Steps:
-    """The two graph functions over one network. Build inside `strategy.scope()`, call outside."""
+    """The graph functions over one network. Build inside `strategy.scope()`, call outside.
+
+    Args:
+        network: with `losses`, `answers` and `variables`.
+        optimizer: moves them.
+        strategy: that the network's variables live in.
+        clip_norm: the longest gradient.
+        seed: of dropout.
+        criterion: what single answers count.
+        accumulate: batches of one step.
+        ema: decay of the average of weights.
+        loss_scaling: whether gradients are computed at a scale, as float16 needs.
+        unrolled: whether there is a graph for each padded length.
+    """
 
     def __init__(
         self,
@@ -41,31 +77,69 @@ class Steps:
         strategy: tf.distribute.Strategy,
         clip_norm: float | None,
         seed: int,
+        criterion: Criterion = PLAIN,
+        accumulate: int = 1,
+        ema: float | None = None,
+        loss_scaling: bool = False,
         unrolled: bool = False,
     ) -> None:
         self.network, self.optimizer, self.strategy = network, optimizer, strategy
-        self.clip_norm, self.seed = clip_norm, seed
+        self.clip_norm, self.seed, self.criterion, self.ema = clip_norm, seed, criterion, ema
         self.num_replicas = strategy.num_replicas_in_sync
         self.unrolled = unrolled
         optimizer.build(network.variables)
+        variables = network.variables
+        self.sums = [_slot(tf.zeros(v.shape), "sum") for v in variables] if accumulate > 1 else []
+        self.averages = [_slot(v.value, "average") for v in variables] if ema is not None else []
+        self.scaling = _Scaling() if loss_scaling else None
         self._graphs: dict[tuple[str, int | None], Callable[..., Any]] = {}
 
-    def train(self, batch: Batch) -> tf.Tensor:
-        """One optimizer step on a batch whose rows are a multiple of the replicas; returns its loss.
+    @property
+    def state(self) -> list[Any]:
+        """Variables beside the network's that a run needs to go on, in a fixed order."""
+        scaling = [] if self.scaling is None else [self.scaling.scale, self.scaling.since]
+        return [*self.optimizer.variables, *self.averages, *scaling]
 
-        The loss is the weighted sum over all replicas before the step, a float32 scalar left on the
-        device: reading it waits for the step.
+    def train(self, batches: Sequence[Batch]) -> list[tf.Tensor]:
+        """One optimizer step on batches whose rows are a multiple of the replicas; returns their losses.
+
+        Each is the weighted sum over all replicas before the step, a float32 scalar left on the device:
+        reading it waits for the step. The loss of the step is the sum of all.
         """
-        x, lengths, targets, weights = batch.x, batch.lengths, batch.targets, batch.weights
-        return self._graph("train", self._train_step, batch)(x, lengths, targets, weights)
+        return [
+            self._call("add" if place < len(batches) - 1 else "train", batch, place)[0]
+            for place, batch in enumerate(batches)
+        ]
+
+    def train_stretches(self, stretches: Sequence[Batch]) -> list[tf.Tensor]:
+        """An optimizer step on each stretch of the same rows, in their order; returns their losses.
+
+        The state goes on from one to the next, the gradient does not (Williams & Peng 1990,
+        doi:10.1162/neco.1990.2.4.490).
+        """
+        shape = (len(stretches[0].rows), self.network.units)
+        state = [np.zeros(shape, np.float32)] * self.network.num_states
+        losses = []
+        for stretch in stretches:
+            loss, *state = self._call("stretch", stretch, 0, *state)
+            losses.append(loss)
+        return losses
 
     def evaluate(self, batch: Batch) -> Predicted:
         """Labels, their probabilities and the loss per row, without dropout."""
-        graph = self._graph("evaluate", self._evaluate_step, batch)
+        graph = self._graph("evaluate", batch)
         labels, confidence, losses = graph(batch.x, batch.lengths, batch.targets)
         return Predicted(labels.numpy(), confidence.numpy(), losses.numpy())
 
-    def _graph(self, name: str, step: Callable[..., Any], batch: Batch) -> Callable[..., Any]:
+    def averaged(self) -> list[np.ndarray]:
+        """The weights to validate and to keep: the moving averages where there are any."""
+        return [average.numpy() for average in self.averages] or self.network.weights()
+
+    def _call(self, name: str, batch: Batch, place: int, *state: Any) -> list[tf.Tensor]:
+        graph = self._graph(name, batch)
+        return graph(batch.x, batch.lengths, batch.targets, batch.weights, np.int32(place), *state)
+
+    def _graph(self, name: str, batch: Batch) -> Callable[..., Any]:
         """The step as a graph: one for all shapes, or one per padded length when unrolled."""
         length = batch.x.shape[1] if self.unrolled else None
         if (name, length) not in self._graphs:
@@ -74,54 +148,119 @@ class Steps:
                 tf.TensorSpec((None,), tf.int32),
                 tf.TensorSpec((None, length) if batch.targets.ndim == 2 else (None,), tf.int32),
                 tf.TensorSpec((None,), tf.float32),
+                tf.TensorSpec((), tf.int32),
             ]
-            self._graphs[name, length] = tf.function(
-                step, input_signature=specs if name == "train" else specs[:3]
-            )
+            if name == "evaluate":
+                specs = specs[:3]
+            elif name == "stretch":
+                specs += [tf.TensorSpec((None, self.network.units), tf.float32)] * self.network.num_states
+            step = self._evaluate if name == "evaluate" else self._add if name == "add" else self._train
+            # No Python here depends on a tensor's value; to look for such places takes long.
+            self._graphs[name, length] = tf.function(step, input_signature=specs, autograph=False)
         return self._graphs[name, length]
 
-    def _train_step(
-        self, x: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
-    ) -> tf.Tensor:
-        step = tf.cast(self.optimizer.iterations.value, tf.int32)
-        noise_seed = tf.stack([tf.constant(self.seed, tf.int32), step])
+    def _train(self, *batch: tf.Tensor) -> list[tf.Tensor]:
+        """Compute the gradient of the last batch of a step, add those before, and move the weights.
 
-        def on_replica(x: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            mine, first = self._slice(context, tf.shape(x)[0])
-            variables = [variable.value for variable in self.network.variables]
-            with tf.GradientTape() as tape:
-                logits = self.network(x[mine], lengths[mine], Noise(noise_seed, first))
-                losses = sequence_losses(logits, targets[mine], lengths[mine])
-                loss = tf.reduce_sum(weights[mine] * losses)
-            # A lookup's gradient names only the rows it read; sums and norms are those of whole tables.
-            gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-            if self.num_replicas > 1:
-                gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            if self.clip_norm is not None:
-                gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
+        Returns the loss, and the state that follows where one was given.
+        """
+        losses, gradients, norm, after = self.strategy.run(self._gradients, args=(True, *batch))
+        if self.scaling is None:
+            self._move(gradients)
+        else:
+            finite = tf.math.is_finite(self.strategy.experimental_local_results(norm)[0])
+            tf.cond(finite, lambda: self._move(gradients), lambda: None)
+            self.scaling.update(finite)
+        for total in self.sums:
+            total.assign(tf.zeros(total.shape))
+        loss = self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+        return [loss, *map(self._whole, after)]
+
+    def _add(self, *batch: tf.Tensor) -> list[tf.Tensor]:
+        """Compute the gradient of a batch of a step, and keep it for the last one; returns the loss."""
+        losses, gradients, *_ = self.strategy.run(self._gradients, args=(False, *batch))
+        for total, gradient in zip(self.sums, gradients, strict=True):
+            self.strategy.extended.update(total, lambda sum_, g: sum_.assign_add(g), args=(gradient,))
+        return [self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)]
+
+    def _gradients(
+        self,
+        is_last: bool,
+        x: tf.Tensor,
+        lengths: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor,
+        place: tf.Tensor,
+        *state: tf.Tensor,
+    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor, list[tf.Tensor]]:
+        """On a replica: its share of the loss, the whole gradient, its length before clipping, the state."""
+        context = tf.distribute.get_replica_context()
+        mine, first = self._slice(context, tf.shape(x)[0])
+        step = tf.cast(self.optimizer.iterations.value, tf.int32)
+        # Seeds go up to 2**32 - 1, and wrap around here.
+        seed = tf.stack([tf.constant(np.uint32(self.seed).astype(np.int32)), step])
+        if self.sums:
+            seed = tf.cast(tf.random.experimental.stateless_fold_in(seed, place), tf.int32)
+        scale = tf.constant(1.0) if self.scaling is None else self.scaling.scale
+        variables = [variable.value for variable in self.network.variables]
+        carried = Carried([each[mine] for each in state]) if state else None
+        with tf.GradientTape() as tape:
+            losses = self.network.losses(
+                x[mine], lengths[mine], targets[mine], Noise(seed, first), self.criterion, carried
+            )
+            loss = tf.reduce_sum(weights[mine] * losses)
+            scaled = loss * scale
+        # A lookup's gradient names only the rows it read; sums and norms are those of whole tables.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(scaled, variables)]
+        if self.num_replicas > 1:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradients = [gradient / scale for gradient in gradients]
+        if not is_last:
+            return loss, gradients, tf.constant(0.0), []
+        if self.sums:
+            gradients = [gradient + total for gradient, total in zip(gradients, self.sums, strict=True)]
+        norm = tf.linalg.global_norm(gradients)
+        if self.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, use_norm=norm)
+        return loss, gradients, norm, [] if carried is None else carried.after
+
+    def _move(self, gradients: list[tf.Tensor]) -> None:
+        """Let the optimizer take its step, and the averages follow."""
+
+        def apply(gradients: list[tf.Tensor]) -> None:
             # Keras sums the gradients over replicas once more; they are whole already.
             self.optimizer.apply([g / self.num_replicas for g in gradients], self.network.variables)
-            return loss
 
-        losses = self.strategy.run(on_replica, args=(x, lengths, targets, weights))
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
-
-    def _evaluate_step(self, x: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        def on_replica(x: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            mine, _ = self._slice(tf.distribute.get_replica_context(), tf.shape(x)[0])
-            logits = self.network(x[mine], lengths[mine])
-            log_probabilities = tf.nn.log_softmax(logits)
-            return (
-                tf.argmax(log_probabilities, axis=-1, output_type=tf.int32),
-                tf.exp(tf.reduce_max(log_probabilities, axis=-1)),
-                sequence_losses(logits, targets[mine], lengths[mine]),
+        self.strategy.run(apply, args=(gradients,))
+        if self.ema is None:
+            return
+        done = tf.cast(self.optimizer.iterations.value, tf.float32)
+        decay = tf.minimum(self.ema, (1.0 + done) / (EMA_START + done))
+        for average, variable in zip(self.averages, self.network.variables, strict=True):
+            self.strategy.extended.update(
+                average,
+                lambda mean, value, decay: mean.assign(decay * mean + (1.0 - decay) * value),
+                args=(variable.value, decay),
             )
 
+    def _evaluate(self, x: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def on_replica(x: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            mine, _ = self._slice(tf.distribute.get_replica_context(), tf.shape(x)[0])
+            said = self.network.answers(x[mine], lengths[mine])
+            places = said.best.shape.rank
+            sure = tf.exp(tf.gather(said.log_probabilities, said.best, batch_dims=places))
+            losses = -tf.gather(said.log_probabilities, targets[mine], batch_dims=places)
+            if places == 2:
+                real = tf.sequence_mask(lengths[mine], tf.shape(losses)[1])
+                losses = tf.reduce_sum(tf.where(real, losses, 0.0), axis=1)
+            return said.best, sure, losses
+
         results = self.strategy.run(on_replica, args=(x, lengths, targets))
-        return tuple(
-            tf.concat(self.strategy.experimental_local_results(result), axis=0) for result in results
-        )
+        return tuple(map(self._whole, results))
+
+    def _whole(self, rows: Any) -> tf.Tensor:
+        """The rows of all replicas in the order of the batch."""
+        return tf.concat(self.strategy.experimental_local_results(rows), axis=0)
 
     def _slice(
         self, context: tf.distribute.ReplicaContext, num_rows: tf.Tensor
@@ -131,3 +270,7 @@ class Steps:
         share = num_rows // self.num_replicas
         first = share * context.replica_id_in_sync_group
         return slice(first, first + share), first
+
+
+def _slot(value: tf.Tensor, name: str) -> tf.Variable:
+    return tf.Variable(value, trainable=False, name=name)

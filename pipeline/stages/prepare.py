@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.data import intake, readers, rejects
+from components.data import intake, readers, rejects, vectors
 from components.data.audits import Audit, audit
 from components.data.encoders import needs_quantiles
 from components.data.fates import Fates
@@ -28,7 +28,7 @@ from components.data.records import Layout, check_agreement, check_schema
 from components.data.shards import Shard, write_shard
 from components.data.splits import SPLITS, TRAIN
 from components.errors import DataError, Problem, StorageError
-from conf.schema import Settings
+from conf.schema import Settings, TokenInput
 from pipeline.backends import workspace
 from pipeline.backends.cluster import Cluster, Future
 from pipeline.backends.workspace import RunFolder
@@ -46,6 +46,7 @@ def prepare(settings: Settings, *, folder: RunFolder, cluster: Cluster, console:
     Raises:
         DataError: files or rows are at fault; every problem with its place.
     """
+    check_vectors(settings)
     with _scratch(folder.path) as scratch:
         pins = _pins(settings, folder.storage)
         found = _examine(settings, scratch=scratch, run=cluster.task, console=console, pins=pins)
@@ -83,6 +84,27 @@ def check_data(
         record = None if problems is None else partial(_record, problems)
         look = _examine if sample == 1.0 else partial(_examine_some, share=sample)
         look(settings, scratch=Path(scratch), run=intake.Here, console=console, record=record)
+
+
+def check_vectors(settings: Settings, *, whole: bool = False) -> None:
+    """Refuse files of vectors that cannot be used, by their first line or by all of them.
+
+    Which tokens they know is seen only by `prepare`, once it knows those of the training rows.
+
+    Raises:
+        DataError: files are at fault; the problems of all of them.
+    """
+    problems: list[Problem] = []
+    hints: list[str] = []
+    for part in settings.data.inputs:
+        if isinstance(part, TokenInput) and part.vectors is not None:
+            try:
+                vectors.check(part, whole=whole)
+            except DataError as error:
+                problems += error.problems
+                hints.append(error.hint)
+    if problems:
+        raise DataError("The vectors cannot be used:", problems=problems, hint=hints[0])
 
 
 def _record(path: Path, problems: Iterator[Problem]) -> None:

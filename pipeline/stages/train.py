@@ -76,7 +76,8 @@ def train_on_worker(
         SequenceSet.open(data / "train", encoding).cut(encoding.max_length),
         SequenceSet.open(data / "valid", encoding).cut(encoding.max_length),
         task=settings.task,
-        num_classes=encoding.num_classes,
+        labels=encoding.labels,
+        scheme=encoding.scheme,
         model=settings.model,
         training=settings.train,
         checkpoints=Checkpoints(checkpoints, key, keep=settings.train.keep_checkpoints),
@@ -93,8 +94,10 @@ def train_on_worker(
 def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, target: Path) -> dict[str, Any]:
     """Export the best epoch with its encoding as a bundle; its epoch and validation scores."""
     from components import bundles
+    from components.data.batches import tables
     from components.networks import models
     from components.training.checkpoints import Checkpoints
+    from components.training.rules import allowed
 
     encoding = _encoding(data)
     kept = Checkpoints(checkpoints, key)
@@ -105,17 +108,21 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
         slots=encoding.slots,
         num_classes=encoding.num_classes,
         seed=settings.train.seed,
+        allowed=allowed(encoding.labels, encoding.scheme),
+        tables=tables(data, encoding),
     )
     network.load(best.arrays)
+    reason = models.why_not_stepwise(settings.model, task=settings.task, max_length=encoding.max_length)
     bundles.write(
         target,
-        export=lambda path: models.export(network, path),
+        export=lambda path: models.export(network, path, stepwise=reason is None),
         encoding=encoding,
         name=settings.name,
         epoch=best.state["epoch"],
         metrics=best.state["valid"],
         id_column=settings.data.id,
         layout=_layout(settings),
+        not_stepwise=reason,
     )
     kept.clear()
     return {

@@ -346,3 +346,26 @@ def test_importing_the_loader_costs_little_and_loads_nothing_large(root: Path) -
     assert all(line.endswith("set()\n") for line in out)
     # The best of three: other work on the machine only adds.
     assert min(float(line.split()[0]) for line in out) < 0.5
+
+
+def test_a_file_of_vectors_is_found_as_data_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    tokens = "inputs: [{column: frames}, {column: words, kind: token, vectors: v.txt}]"
+    path = write(tmp_path, GOOD.replace("inputs: [{column: frames}]", tokens))
+
+    def vectors(*overrides: str) -> Any:
+        return resolved(load([path], overrides))["data"]["inputs"][1]["vectors"]
+
+    assert vectors() == str(tmp_path / "v.txt")
+    assert vectors("data.inputs.1.vectors=a/w.npy") == str(tmp_path / "here" / "a" / "w.npy")
+    assert vectors("data.inputs.1.vectors=s3://bucket/v.txt") == "s3://bucket/v.txt"
+    found = mistakes(path, "data.inputs.1.vectors=s3://key:secret@bucket/v.txt")
+    assert "carries a password" in found["data.inputs.1.vectors"]
+
+
+def test_a_misspelt_way_to_read_characters_gets_the_nearest(tmp_path: Path) -> None:
+    tokens = "{column: words, kind: token, characters: recurent}"
+    said = mistakes(write(tmp_path, GOOD.replace("{column: frames}", tokens)))
+    assert "expected 'convolution' or 'recurrent' or true or false" in said["data.inputs.0.characters"]
+    assert "did you mean recurrent?" in said["data.inputs.0.characters"]

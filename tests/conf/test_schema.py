@@ -21,6 +21,7 @@ from conf.schema import (
     Settings,
     TargetSettings,
     TimeSplit,
+    TokenInput,
     TrainSettings,
 )
 from conf.validation import fields
@@ -227,3 +228,9 @@ def test_with_folds_the_share_that_tests_has_no_effect() -> None:
     assert (split.folds, split.fold) == (10, 9)
     plain = FractionSplit(by="hash", valid=0.1, test=0.1)
     assert (plain.folds, plain.fold) == (None, 0)
+
+
+def test_without_vectors_there_is_nothing_to_fix() -> None:
+    with pytest.raises(ValidationError, match="there are no vectors to fix"):
+        TokenInput(column="words", kind="token", fixed_vectors=True)
+    assert TokenInput(column="words", kind="token", vectors="v.txt", fixed_vectors=True).fixed_vectors

@@ -61,7 +61,7 @@ def lines(num_rows: int = 120, *, seed: int = 0) -> dict[str, list[Any]]:
     return found
 
 
-def line_settings(data: Path, **sections: Any) -> Settings:
+def line_settings(data: Path, /, **sections: Any) -> Settings:
     """Settings for rows of `lines`; a keyword argument changes keys of its section."""
     values: dict[str, Any] = {
         "name": "lines",

@@ -158,3 +158,14 @@ def test_the_doctor_names_a_tracker_that_is_away(tmp_path: Path) -> None:
     rows, healthy = doctor(around(tmp_path, tracking_uri=f"http://127.0.0.1:{port}"))
     assert not healthy
     assert f"127.0.0.1:{port}" in next(row["found"] for row in rows if row["what"] == "tracker")
+
+
+def test_vectors_that_cannot_be_used_are_found_beside_everything_else(tmp_path: Path) -> None:
+    vectors = tmp_path / "v.txt"
+    data = {"inputs": [{"column": "labels2", "kind": "token", "vectors": str(vectors)}]}
+    settings = line_settings(write_rows(tmp_path / "lines.parquet"), data=data)
+    vectors.write_text("up 1 2\ndown 1\n", "utf8")
+    found = {finding.place: finding for finding in check(settings, around(tmp_path))}
+    assert list(found) == ["data", "vectors"]
+    assert "v.txt, line 2: 1 numbers, expected 2" in found["vectors"].message
+    assert found["vectors"].exit_code == 2

@@ -293,3 +293,25 @@ def test_every_setting_belongs_to_a_stage(settings: Settings) -> None:
     assert set(settings.model_dump(by_alias=True)) - {"tune"} == sections
     for keys in run.CODE.values():
         assert run._sources(keys)
+
+
+def test_vectors_are_known_by_their_content_not_by_their_place(tmp_path: Path, settings: Settings) -> None:
+    words = {"column": "words", "kind": "token"}
+    without = changed(settings, data={"inputs": [words]})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name / "v.txt").write_text("der 1 2\n", "utf8")
+    here, there = (
+        changed(settings, data={"inputs": [{**words, "vectors": str(tmp_path / name / "v.txt")}]})
+        for name in ("a", "b")
+    )
+    as_if_run(tmp_path, here)
+    assert planned(tmp_path, here).nothing_to_do
+    assert planned(tmp_path, there).nothing_to_do
+    assert "data changed: words: v.txt" in reasons(planned(tmp_path, without))["prepare"]
+    (tmp_path / "b" / "v.txt").write_text("der 1 3\n", "utf8")
+    assert reasons(planned(tmp_path, there))["prepare"] == "data changed: words: v.txt"
+    (tmp_path / "b" / "v.txt").unlink()
+    with pytest.raises(DataError, match="no such file"):
+        planned(tmp_path, there)

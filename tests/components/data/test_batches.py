@@ -1,4 +1,4 @@
-"""Batches: every row once, lengths explicit, weights that sum to one, order from the seed alone."""
+"""Batches: every row once, lengths explicit, order from the seed alone."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.data import batches as module
-from components.data.batches import SequenceSet, ahead, static_lengths, training_plan
+from components.data.batches import SequenceSet, ahead, static_lengths, tables, training_plan
 from components.served.encoding import Encoding, Slot
 from components.served.numbers import NumericEncoding
 from components.served.symbols import CategoryEncoding, TokenEncoding
@@ -38,20 +38,15 @@ def test_a_batch_holds_its_rows_padded_on_the_right() -> None:
     assert batch.num_steps == 4
 
 
-@pytest.mark.parametrize(("loss_mean", "expected"), [("step", [0.25, 0.25]), ("sequence", [0.5, 0.5 / 3])])
-def test_weights_hold_one_over_the_global_count_and_filler_has_none(
-    loss_mean: str, expected: list[float]
-) -> None:
-    batch = make().batch(np.array([1, 0]), loss_mean=loss_mean, multiple_of=3)
-    np.testing.assert_allclose(batch.weights, [*expected, 0.0])
-    total = (batch.weights * batch.lengths)[batch.rows >= 0].sum()
-    assert total == pytest.approx(1.0)
-
-
-def test_a_classifiers_rows_weigh_the_same() -> None:
-    batch = make(per_step=False).batch(np.array([2, 1, 0]), multiple_of=2)
-    np.testing.assert_allclose(batch.weights, [1 / 3, 1 / 3, 1 / 3, 0.0])
-    assert batch.targets.tolist() == [2, 1, 0, 0]
+@pytest.mark.parametrize("per_step", [True, False])
+def test_rows_have_the_weights_given_and_filler_has_none(per_step: bool) -> None:
+    rows = np.array([2, 1, 0])
+    given = make(per_step).batch(rows, weights=np.array([0.5, 0.25, 2.0]), multiple_of=4)
+    assert given.weights.tolist() == [0.5, 0.25, 2.0, 0.0]
+    assert given.weights.dtype == np.float32
+    plain = make(per_step).batch(rows, multiple_of=2)
+    assert plain.weights.tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert per_step or plain.targets.tolist() == [2, 1, 0, 0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 11, 50])
@@ -82,6 +77,35 @@ def test_batches_of_like_lengths_waste_less_padding_and_stay_random() -> None:
     assert {frozenset(rows.tolist()) for rows in bucketed}.isdisjoint(
         {frozenset(rows.tolist()) for rows in other}
     )
+
+
+MANY = np.concatenate([np.random.default_rng(0).integers(1, 60, 2000), [400]])
+
+
+@pytest.mark.parametrize("batch_steps", [1, 100, 1000, 10**6])
+def test_a_batch_keeps_its_cap_of_steps_unless_it_is_one_sequence(batch_steps: int) -> None:
+    plan = training_plan(MANY, batch_size=64, batch_steps=batch_steps, seed=0, epoch=0)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(MANY)))
+    for rows in plan:
+        assert len(rows) == 1 or len(rows) * MANY[rows].max() <= batch_steps
+    if batch_steps == 1000:
+        # Short sequences go many at a time: no batch could have taken the next one as well.
+        taken = [len(rows) * int(MANY[rows].max()) for rows in plan]
+        assert np.median(taken) > 900
+        assert max(map(len, plan)) > 3 * min(len(rows) for rows in plan if MANY[rows].max() < 60)
+
+
+def test_the_plan_of_steps_follows_from_seed_and_epoch_alone_and_stays_random() -> None:
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        batches = training_plan(MANY, batch_size=64, batch_steps=1000, seed=seed, epoch=epoch)
+        return [rows.tolist() for rows in batches]
+
+    assert plan(0, 0) == plan(0, 0)
+    one, other = ({frozenset(rows) for rows in plan(0, epoch) if len(rows) > 1} for epoch in (0, 1))
+    assert one.isdisjoint(other)
+    assert plan(0, 0) != plan(1, 0)
+    lengths = [float(MANY[rows].mean()) for rows in plan(0, 0)]
+    assert lengths != sorted(lengths)
 
 
 def test_static_lengths_cover_every_sequence_with_a_few() -> None:
@@ -222,3 +246,27 @@ def test_a_set_that_needs_no_cut_stays_as_it_is() -> None:
     whole = make()
     assert whole.cut(None) is whole
     np.testing.assert_array_equal(whole.cut(100).offsets, whole.offsets)
+
+
+def test_tables_stand_at_the_slot_of_their_column_and_those_that_do_not_fit_are_left_out(
+    tmp_path: Path,
+) -> None:
+    inputs = [
+        {"column": "n"},
+        {"column": "a", "vectors": {"file": "vectors-1.npy", "rows": 2}},
+        {"column": "b", "vectors": {"file": "vectors-2.npy", "rows": 1}},
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps({"inputs": inputs}), "utf8")
+    given = {1: np.eye(2, 3, dtype=np.float32), 2: np.ones((1, 3), np.float32)}
+    for number, table in given.items():
+        np.save(tmp_path / f"vectors-{number}.npy", table)
+    a = TokenEncoding("a", ("x", "y", "z"), 3, characters=("x",), max_characters=4, vectors=2)
+    b = TokenEncoding("b", ("x",), 3, vectors=1)
+    number = NumericEncoding("n", 1, "none", (0.0,), (1.0,))
+    encoding = Encoding("labelling", (number, a, b), ("p", "q"))
+    found = tables(tmp_path, encoding)
+    assert {place: table.tolist() for place, table in found.items()} == {
+        1: given[1].tolist(), 3: given[2].tolist()
+    }  # fmt: skip
+    others = (number, TokenEncoding("a", ("x",), 3), CategoryEncoding("b", ("x",), 2))
+    assert tables(tmp_path, Encoding("labelling", others, ("p", "q"))) == {}

@@ -260,3 +260,17 @@ def test_categories_stand_in_order_of_their_text(setting):
     encoding = fit(setting(column="x", kind="category"), Counts.of(pa.array(["b", "", "B", "b", "a"])))
     assert encoding.categories == ("", "B", "a", "b")
     assert encoding.apply(["a", "new"])[:, 0].tolist() == [3.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("characters", "spelling"),
+    [(True, "convolution"), ("convolution", "convolution"), ("recurrent", "recurrent")],
+)
+def test_the_settings_say_how_characters_are_read(characters, spelling):
+    encoding = tokens(["aab"], characters=characters)
+    assert (encoding.spelling, encoding.max_characters) == (spelling, 3)
+
+
+def test_vectors_are_64_wide_unless_the_settings_say_otherwise():
+    assert tokens(["a"]).embedding == 64
+    assert tokens(["a"], embedding=5).embedding == 5

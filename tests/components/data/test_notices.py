@@ -77,3 +77,16 @@ def test_the_most_telling_comes_first():
     assert "stand fewer" in rare
     assert "never in test" in absent
     assert "are the same" in constant
+
+
+def test_how_many_tokens_have_a_given_vector_is_always_said():
+    about = {"file": "v.txt", "found": 8412, "tokens": 9120, "further": 40880, "repeated": 3}
+    assert notices(profile({**WORDS, "vectors": about})) == [
+        "v.txt: 8,412 of 9,120 tokens of 'words' have a vector; 40,880 more are known from there.",
+        "v.txt: repeated tokens, of which the first counts: 3.",
+    ]
+    few = {**WORDS, "coverage": {"test": 0.5}, "vectors": {**about, "further": 0, "repeated": 0}}
+    assert notices(profile(few)) == [
+        "v.txt: 8,412 of 9,120 tokens of 'words' have a vector.",
+        "Only 50.0% of the steps of 'words' in test are known from training or the vectors.",
+    ]

@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.served.encoding import Encoding, Slot
+from components.served.encoding import Encoding, Slot, slots_of
 from components.served.numbers import NumericEncoding
 from components.served.symbols import CategoryEncoding, TokenEncoding
 
@@ -94,3 +95,14 @@ def test_context_stands_beside_each_step_of_its_row():
         [-0.125, 1, 0, 1, 0, 0, 0, 7, 2],
         [0, 0, 0, 3, 2, 3, 1, 8, 0],
     ]
+
+
+def test_slots_say_which_vectors_are_fixed_and_how_characters_are_read():
+    part = TokenEncoding(
+        "word", ("a", "b", "c"), 4, characters=("d",), max_characters=3, spelling="recurrent", vectors=2
+    )
+    assert slots_of(part) == [Slot("symbol", 1, size=4, embedding=4), Slot("spelling", 3, size=3)]
+    fixed = replace(part, fixed=True)
+    assert slots_of(fixed)[0] == Slot("symbol", 1, size=4, embedding=4, fixed=2)
+    encoding = Encoding("labelling", (fixed,), ("a", "b"))
+    assert Encoding.from_json(json.loads(json.dumps(encoding.to_json()))) == encoding

@@ -102,3 +102,9 @@ def test_text_of_white_space_alone_has_no_steps():
 
 def test_text_is_itself():
     assert as_text("007", "here") == "007"
+
+
+def test_with_given_vectors_a_token_that_is_unknown_is_looked_up_in_lower_case_too():
+    part = TokenEncoding("word", ("der", "Hund", "hund"), 4, vectors=1)
+    assert part.apply(["Der", "Hund", "HUND", "Katze"])[:, 0].tolist() == [1, 2, 3, 0]
+    assert TokenEncoding("word", ("der",), 4).apply(["Der"])[:, 0].tolist() == [0]

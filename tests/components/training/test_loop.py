@@ -18,6 +18,7 @@ from components.training.progress import Progress
 from conf.schema import DropoutSettings, EarlyStopping, ModelSettings, TrainSettings
 
 MakeSet = Callable[..., SequenceSet]
+LABELS = ("a", "b", "c", "d")
 LENGTHS = [3, 1, 5, 2, 4, 4, 1, 3, 2, 5, 3]
 
 
@@ -33,7 +34,7 @@ def start(
     """A training with dropout and a schedule, on 11 and 4 sequences."""
     settings = {
         "epochs": 3,
-        "batch_size": 3,
+        **({} if "batch_steps" in training else {"batch_size": 3}),
         "learning_rate": 0.05,
         "schedule": "cosine",
         "devices": "cpu:1",
@@ -43,8 +44,8 @@ def start(
         make_set(LENGTHS, symbols=symbols),
         make_set([2, 4, 1, 3], seed=9, symbols=symbols),
         task="labelling",
-        num_classes=4,
-        model=ModelSettings(units=4, bidirectional=True, dropout=DropoutSettings(output=0.2)),
+        labels=LABELS,
+        model=ModelSettings(cell="rnn", units=4, dropout=DropoutSettings(output=0.2)),
         training=TrainSettings(**settings),
         checkpoints=Checkpoints(folder, key),
         should_stop=should_stop,
@@ -53,7 +54,7 @@ def start(
 
 def outcome(folder: Path, progress: list[Progress]) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Best weights, and the history without its timings."""
-    timings = ("seconds", "step_seconds", "steps_per_second")
+    timings = ("seconds", "step_seconds", "waiting_seconds", "steps_per_second")
     history = [
         {name: value for name, value in entry.items() if name not in timings}
         for entry in progress[-1].history
@@ -114,6 +115,26 @@ def test_going_on_equals_never_stopping_where_symbols_are_made_unknown_at_random
     assert_same(outcome(tmp_path / "b", list(start(make_set, tmp_path / "b", symbols=True))), expected)
 
 
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"ema": 0.9, "accumulate": 2, "batch_size": 2, "schedule": "onecycle"},
+        {"precision": "float16", "schedule": "plateau", "plateau": {"patience": 1, "factor": 0.1}},
+        {"batch_steps": 12, "class_weights": "balanced", "label_smoothing": 0.1, "optimizer": "rmsprop"},
+    ],
+    ids=["average", "scale and plateau", "steps per batch"],
+)
+def test_going_on_equals_never_stopping_with_everything_that_carries_state(
+    make_set: MakeSet, tmp_path: Path, training: dict[str, Any]
+) -> None:
+    expected = outcome(tmp_path / "a", list(start(make_set, tmp_path / "a", **training)))
+    steps = expected[1][-1]["step"]
+    asked = iter(range(1, 100))
+    stop_at = steps // 2 + 1
+    list(start(make_set, tmp_path / "b", should_stop=lambda: next(asked) == stop_at, **training))
+    assert_same(outcome(tmp_path / "b", list(start(make_set, tmp_path / "b", **training))), expected)
+
+
 def test_a_loop_that_just_ends_in_mid_epoch_goes_on_from_its_last_checkpoint(
     make_set: MakeSet, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
@@ -145,10 +166,11 @@ def test_the_best_epoch_is_kept_though_later_ones_are_worse(make_set: MakeSet, t
         make_set(LENGTHS),
         make_set([2, 4, 1, 3], seed=9),
         "labelling",
-        4,
-        ModelSettings(units=4, bidirectional=True),
+        LABELS,
+        ModelSettings(cell="rnn", units=4),
         TrainSettings(devices="cpu:1"),
         Checkpoints(tmp_path / "none", "key"),
+        "none",
         lambda: False,
     )
     run.network.load(saved.arrays)
@@ -174,7 +196,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_no_checkpoint_holds_it(
                 spoilt,
                 make_set([2], seed=9),
                 task="labelling",
-                num_classes=4,
+                labels=LABELS,
                 model=ModelSettings(units=4),
                 training=TrainSettings(batch_size=3, devices="cpu:1", checkpoint_seconds=1e-6),
                 checkpoints=Checkpoints(tmp_path, "key"),

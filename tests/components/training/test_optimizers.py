@@ -38,10 +38,33 @@ def test_a_schedule_stays_at_its_end_after_the_last_step() -> None:
     assert float(schedule(50)) == pytest.approx(0.01)
 
 
+def test_one_cycle_rises_to_the_peak_at_three_tenths_and_falls_to_nearly_zero() -> None:
+    found = rates("onecycle", total_steps=100)
+    assert found[0] == pytest.approx(2.0 / 25)
+    assert max(found) == found[30] == pytest.approx(2.0)
+    assert 0 < found[100] < 1e-4 * 2.0 / 25
+    assert found[:31] == sorted(found[:31])
+    assert found[30:] == sorted(found[30:], reverse=True)
+    # Halfway up and halfway down a cosine is halfway between its ends.
+    assert found[15] == pytest.approx((2.0 / 25 + 2.0) / 2, rel=1e-5)
+    assert found[65] == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "plateau"])
+def test_what_a_plateau_took_away_multiplies_the_whole_schedule(name: str) -> None:
+    settings = TrainSettings.model_validate({"schedule": name, "warmup_steps": 2, "learning_rate": 3.0})
+    optimizer, schedule = build(settings, total_steps=10)
+    before = [float(schedule(step)) for step in range(11)]
+    assert name != "plateau" or before[2:] == [3.0] * 9
+    schedule.scale.assign(0.25)
+    assert [float(schedule(step)) for step in range(11)] == pytest.approx([rate / 4 for rate in before])
+    assert float(optimizer.learning_rate) == pytest.approx(before[0] / 4)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_of_the_settings_is_built_with_its_rate(name: str) -> None:
     settings = TrainSettings.model_validate({"optimizer": name, "learning_rate": 0.5})
-    assert float(build(settings, total_steps=3).learning_rate) == 0.5
+    assert float(build(settings, total_steps=3)[0].learning_rate) == 0.5
 
 
 def test_the_settings_name_exactly_what_there_is() -> None:

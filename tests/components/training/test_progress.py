@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.training.progress import epochs_without_gain, is_better
+from components.training.progress import epochs_without_gain, is_better, plateau_scale
 
 
 def history(*values: float, metric: str = "loss") -> list[dict[str, Any]]:
@@ -39,6 +39,31 @@ def test_patience_counts_from_the_best_epoch() -> None:
     assert epochs_without_gain(history(0.9, 0.8, 0.85, 0.7), "loss") == 0
     assert epochs_without_gain(history(0.5, 0.5, 0.5, metric="accuracy"), "accuracy") == 2
     assert epochs_without_gain(history(0.9, math.nan), "loss") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "times"),
+    [
+        ((), 0),
+        ((0.9, 0.8, 0.7), 0),
+        ((0.9, 1.0), 0),
+        ((0.9, 1.0, 1.0), 1),
+        ((0.9, 1.0, 1.0, 1.0), 1),
+        ((0.9, 1.0, 1.0, 1.0, 1.0), 2),
+        ((0.9, 1.0, 0.8, 1.0, 0.7), 0),
+        ((0.9, 1.0, 1.0, 0.8, 0.9), 1),
+        ((0.9, math.nan, math.nan), 1),
+    ],
+)
+def test_a_plateau_goes_down_after_each_patience_without_gain(values: tuple[float, ...], times: int) -> None:
+    found = plateau_scale(history(*values), "loss", patience=2, factor=0.1)
+    assert found == pytest.approx(0.1**times)
+
+
+def test_a_plateau_watches_the_metric_in_its_own_direction() -> None:
+    rising = history(0.5, 0.6, 0.7, metric="accuracy")
+    assert plateau_scale(rising, "accuracy", patience=1, factor=0.5) == 1.0
+    assert plateau_scale(rising[::-1], "accuracy", patience=1, factor=0.5) == 0.25
 
 
 def test_it_is_readable_without_tensorflow(root: Path) -> None:

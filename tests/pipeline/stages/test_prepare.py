@@ -1,5 +1,6 @@
 """prepare: what comes out of good rows, and what is said of bad ones, with nothing left behind."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from conf.schema import Settings
 from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
-from pipeline.stages.prepare import check_data, prepare
+from pipeline.stages.prepare import check_data, check_vectors, prepare
 
 MakeSettings = Callable[..., Settings]
 NAN = float("nan")
@@ -417,3 +418,42 @@ def test_no_group_has_rows_in_two_splits(make_settings: MakeSettings, tmp_path: 
         for name in ("train", "valid", "test")
     }
     assert sum(map(len, speakers.values())) == 12
+
+
+def word_settings(make_settings: MakeSettings, tmp_path: Path, *lines: str, **changes: Any) -> Settings:
+    """Rows of two or three words each, and a file of vectors."""
+    words = [["der", f"Hund{row % 3}", "x"][: row % 2 + 2] for row in range(12)]
+    (tmp_path / "vectors.txt").write_text("".join(f"{line}\n" for line in lines), "utf8")
+    given = {"column": "words", "kind": "token", "vectors": str(tmp_path / "vectors.txt"), **changes}
+    frames = [[[float(row)]] * len(each) for row, each in enumerate(words)]
+    return make_settings(rows(words=words, frames=frames), data__inputs=[{"column": "frames"}, given])
+
+
+def test_vectors_of_tokens_lie_beside_the_rows_for_training(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    prepared = run(word_settings(make_settings, tmp_path, "der 1 2", "hund1 3 4", "other 5 6"), tmp_path)
+    stored = json.loads((prepared.data / "manifest.json").read_text("utf8"))["inputs"][1]["vectors"]
+    content = (prepared.data / "vectors-1.npy").read_bytes()
+    assert stored == {"file": "vectors-1.npy", "rows": 4, "sha256": hashlib.sha256(content).hexdigest()}
+    train = opened(prepared, "train")
+    assert train.tables[1].tolist()[:2] == [[1, 2], [3, 4]]
+    assert train.cut(2).tables is train.tables
+    assert [slot.embedding for slot in train.slots] == [0, 2]
+    profile = json.loads((prepared.data / "profile.json").read_text("utf8"))
+    about = profile["inputs"][1]["vectors"]
+    assert (about["found"], about["tokens"], about["further"]) == (2, 5, 2)
+    assert any(notice.startswith("vectors.txt: 2 of ") for notice in profile["notices"])
+
+
+def test_vectors_that_cannot_be_used_leave_nothing(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = word_settings(make_settings, tmp_path, "der 1 2", "hund 3", embedding=3)
+    created = workspace.create(tmp_path / "runs", settings.name, plan={}, versions={})
+    with pytest.raises(DataError, match="its vectors have 2 numbers, but embedding is 3"):
+        prepare(settings, folder=created, cluster=InThisProcess(), console=Console(level=-1))  # type: ignore[arg-type]
+    assert [path.name for path in created.path.iterdir()] == [workspace.RUN]
+    settings = word_settings(make_settings, tmp_path, "der 1 2", "hund 3")
+    check_vectors(settings)
+    with pytest.raises(DataError, match="line 2: 1 numbers, expected 2") as caught:
+        check_vectors(settings, whole=True)
+    assert caught.value.exit_code == 2

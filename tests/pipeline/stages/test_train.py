@@ -13,7 +13,7 @@ from components.errors import Terminated, TrainingDiverged
 from pipeline.backends.cluster import WorkerLost
 from pipeline.console import Console
 from pipeline.stages.train import MAX_RESTARTS, train_on_worker
-from tests.pipeline.conftest import InProcess, Started, start
+from tests.pipeline.conftest import InProcess, Started, lines, start
 
 pytestmark = pytest.mark.slow
 
@@ -129,3 +129,27 @@ def test_a_loss_that_is_no_number_leaves_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged):
         run.train(cluster=Diverging())
     assert not run.folder.bundle.exists()
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_vectors_of_a_file_reach_the_network_and_what_is_exported(tmp_path: Path, fixed: bool) -> None:
+    import tensorflow as tf
+
+    rows = lines(40)
+    rows["words"] = [[f"w{step % 3}" for step in range(len(each))] for each in rows["frames"]]
+    (tmp_path / "v.txt").write_text("w0 9 8\nnever 7 6\nw2 5 4\n", "utf8")
+    given = {"column": "words", "kind": "token", "vectors": str(tmp_path / "v.txt"), "fixed_vectors": fixed}
+    inputs = [{"column": "frames", "scale": "standard"}, given]
+    run = start(tmp_path / "run", rows, data={"inputs": inputs}, train={"epochs": 1})
+    run.train()
+    weights = tf.saved_model.load(str(run.folder.bundle / "model")).weights
+    tables = [weight.numpy() for weight in weights if weight.shape in [(2, 2), (3, 2), (5, 2)]]
+    assert [table.shape for table in tables] == ([(2, 2), (3, 2)] if fixed else [(5, 2)])
+    # Unknown and w1 stand before those of the file.
+    trained = tables[-1][-3:]
+    expected = [[9, 8], [5, 4], [7, 6]]
+    if fixed:
+        np.testing.assert_array_equal(trained, expected)
+    else:
+        assert 0 < np.abs(trained - expected).max() < 1
+        np.testing.assert_array_equal(trained[2], expected[2])
