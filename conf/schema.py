@@ -563,6 +563,11 @@ class ModelSettings(Section):
         description="What a classifier reads: the last step's output, the mean or maximum of all, or their "
         "mean under learnt weights.",
     )
+    context: Literal["steps", "state", "readout"] = Field(
+        default="steps",
+        description="Where the context (`data.context`) goes in: with every step, into the first state of "
+        "each layer, or past the recurrence to the head.",
+    )
     crf: bool = Field(
         default=False,
         description="Whether a labeller scores label sequences as a whole: a linear-chain conditional random "
@@ -574,8 +579,23 @@ class ModelSettings(Section):
         "allows.",
     )
 
+    own: str | None = Field(
+        default=None,
+        pattern=r"^[\w.]+:\w+$",
+        description="A Keras model of your own in place of the recurrent layers: the function that makes it, "
+        "as package.module:function.",
+    )
+
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
+        if self.own is not None:
+            replaced = ("cell", "units", "layers", "bidirectional", "residual", "layer_norm", "unroll")
+            if found := next((name for name in replaced if name in self.model_fields_set), None):
+                raise conflict(f"{found} has no effect beside own", at=found, hint=f"Leave {found} out.")
+            if self.context == "state":
+                raise conflict("own has no first state", at="context", hint="Use readout or steps.")
+            if self.dropout.recurrent:
+                raise conflict("own has no recurrent dropout", at="dropout.recurrent")
         if self.residual and self.layers == 1:
             raise conflict(
                 "residual has no effect with one layer", at="residual", hint="Set layers to 2 or more."
@@ -866,6 +886,10 @@ def _check_heads(model: ModelSettings, task: str | None, data: DataSettings | No
         raise conflict(
             "a branch is for classification", at="branch", hint="A labeller reads `front` and `skip`."
         )
+    if model.context != "steps" and data is not None and not data.context:
+        raise conflict(
+            "there is no context", at="context", hint="Name columns in data.context, or leave it out."
+        )
     if model.constrained and data is not None and data.target.scheme == "none":
         raise conflict(
             "without a tag scheme there are no constraints",
@@ -896,6 +920,8 @@ def _check_stretches(train: TrainSettings, task: str | None, model: ModelSetting
         "front": model.front,
         "crf": model.crf,
         "unroll": model.unroll,
+        "context": model.context == "state",
+        "own": model.own is not None,
     }
     if found := next((name for name, value in whole.items() if value), None):
         raise conflict(

@@ -67,7 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def make_bundle() -> Callable[..., Path]:
     """Writes a small bundle with random weights and biases: a real network, never trained.
 
-    An `encoding` stands in place of task, labels and columns.
+    An `encoding` stands in place of task, labels and columns. `model` changes the network's settings.
     """
 
     def write(
@@ -77,6 +77,7 @@ def make_bundle() -> Callable[..., Path]:
         labels: Sequence[str] = ("a", "b", "c"),
         columns: Sequence[tuple[str, int]] = (("frames", 2),),
         encoding: Any = None,
+        model: dict[str, Any] | None = None,
         seed: int = 0,
         id_column: str | None = "id",
     ) -> Path:
@@ -86,6 +87,7 @@ def make_bundle() -> Callable[..., Path]:
         from components.networks import models
         from components.served.encoding import Encoding
         from components.served.numbers import NumericEncoding
+        from components.training.rules import allowed
         from conf.schema import ModelSettings
 
         inputs = [
@@ -94,11 +96,12 @@ def make_bundle() -> Callable[..., Path]:
         ]
         encoding = encoding or Encoding(task, tuple(inputs), tuple(labels))
         network = models.build(
-            ModelSettings(cell="gru", units=4, bidirectional=True),
+            ModelSettings.model_validate({"cell": "gru", "units": 4, "bidirectional": True, **(model or {})}),
             task=encoding.task,
             slots=encoding.slots,
             num_classes=encoding.num_classes,
             seed=seed,
+            allowed=allowed(encoding.labels, encoding.scheme),
         )
         rng = np.random.default_rng(seed)
         network.load([rng.normal(size=value.shape).astype(np.float32) for value in network.weights()])

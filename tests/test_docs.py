@@ -5,11 +5,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
+from ruamel.yaml import YAML
 
-from conf.schema import Section, Settings
+from conf.schema import DropoutSettings, ModelSettings, Section, Settings, TrainSettings
 from pipeline.cli import recurra
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -100,6 +101,36 @@ def sections(annotation: object) -> Iterator[type[Section]]:
         yield annotation
     for argument in get_args(annotation):
         yield from sections(argument)
+
+
+BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WORDS: dict[str, Any] = {
+    "name": "words",
+    "task": "labelling",
+    "data": {
+        "path": "words.parquet",
+        "inputs": [{"column": "frames"}],
+        "split": {"column": "fold", "valid": [1], "test": [0]},
+    },
+}
+
+
+def test_settings_shown_for_networks_are_taken(root: Path) -> None:
+    text = (root / "docs" / "guides" / "networks.md").read_text("utf8")
+    shown = [YAML(typ="safe").load(block) for block in BLOCK.findall(text)]
+    assert len(shown) > 10
+    for block in shown:
+        scheme = "none" if block.get("task") == "classification" else "BIO"
+        data = {**WORDS["data"], "target": {"column": "labels", "scheme": scheme}, **block.pop("data", {})}
+        assert Settings.model_validate({**WORDS, "data": data, **block})
+
+
+def test_every_setting_of_networks_and_training_has_its_place_in_the_guide(root: Path) -> None:
+    text = (root / "docs" / "guides" / "networks.md").read_text("utf8")
+    names = [*ModelSettings.model_fields, *TrainSettings.model_fields]
+    names += [f"dropout.{name}" for name in DropoutSettings.model_fields]
+    missing = [name for name in names if not re.search(rf"`{name}\b", text)]
+    assert not missing
 
 
 def test_every_setting_is_named(root: Path) -> None:

@@ -159,18 +159,24 @@ class Embeddings:
         slots: what the numbers of a step are.
         seed: of the vectors that begin at random.
         tables: by place of a slot of symbols: the vectors (n, embedding) that its last n symbols begin as.
+        first: place of the first of these slots among those of a step.
 
     Raises:
         ValueError: a slot has fixed vectors, and there is no table for it.
     """
 
     def __init__(
-        self, slots: Sequence[Slot], *, seed: int, tables: Mapping[int, np.ndarray] | None = None
+        self,
+        slots: Sequence[Slot],
+        *,
+        seed: int,
+        tables: Mapping[int, np.ndarray] | None = None,
+        first: int = 0,
     ) -> None:
-        self.slots, tables = tuple(slots), tables or {}
+        self.slots, tables, self.first_place = tuple(slots), tables or {}, FIRST_PLACE + first
         self.readers = [
             READERS[slot.kind](slot, seed + FIRST_SEED + SEEDS_PER_SLOT * place, tables.get(place))
-            for place, slot in enumerate(slots)
+            for place, slot in enumerate(slots, first)
         ]
         self.width = sum(reader.width for reader in self.readers)
 
@@ -179,7 +185,7 @@ class Embeddings:
             return x
         stretches = tf.split(x, [slot.width for slot in self.slots], axis=-1)
         features = [
-            reader(stretch, noise and noise.at(FIRST_PLACE + place))
+            reader(stretch, noise and noise.at(self.first_place + place))
             for place, (reader, stretch) in enumerate(zip(self.readers, stretches, strict=True))
         ]
         return tf.concat(features, axis=-1)

@@ -144,14 +144,16 @@ class Direction:
             self.parts.append(self.norm)
         self.units = units
 
-    def __call__(self, x: Tensor, lengths: Tensor, noise: Noise | None) -> Tensor:
+    def __call__(
+        self, x: Tensor, lengths: Tensor, noise: Noise | None, state: Sequence[Tensor] | None = None
+    ) -> Tensor:
         self._set_masks(tf.shape(x)[0], noise)
-        training = noise is not None
+        begin = {"initial_state": None if state is None else list(state), "training": noise is not None}
         if self.reverse:
-            backward = self.rnn(tf.reverse_sequence(x, lengths, seq_axis=1), training=training)[0]
+            backward = self.rnn(tf.reverse_sequence(x, lengths, seq_axis=1), **begin)[0]
             y = tf.reverse_sequence(backward, lengths, seq_axis=1)
         else:
-            y = self.rnn(x, training=training)[0]
+            y = self.rnn(x, **begin)[0]
         return y if self.norm is None else self.norm(y)
 
     def carry(

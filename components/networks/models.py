@@ -24,12 +24,13 @@ from components.networks.embeddings import Embeddings
 from components.networks.encoders import StepEncoder
 from components.networks.layers import READOUTS, Attention, Direction, Noise, Tensor, dropout
 from components.networks.losses import PLAIN, Criterion, sequence_losses
+from components.networks.own import Own
 from components.served.encoding import Slot
 from conf.schema import ModelSettings
 
 # Of random numbers, so that no two layers share any.
 SEEDS_PER_LAYER = 10
-ATTENTION_SEED = 50_000
+ATTENTION_SEED, CONTEXT_SEED = 50_000, 60_000
 FRONT_PLACE, BRANCH_PLACE, CONTEXT_PLACE = 3_000, 4_000, 5_000
 
 # What train.precision is called by Keras: weights stay float32, sums are made in the other.
@@ -67,6 +68,8 @@ class Recurrent:
     Built in full by the constructor: variables exist, and are in a fixed order, before the first call.
     """
 
+    per_step: bool
+
     def __init__(
         self,
         settings: ModelSettings,
@@ -81,7 +84,7 @@ class Recurrent:
         dtype = POLICIES[precision]
         self.rates, self.residual = settings.dropout, settings.residual
         self.compute_dtype = keras.DTypePolicy(dtype).compute_dtype
-        self.embeddings = Embeddings(slots, seed=seed, tables=tables)
+        self._add_embeddings(slots, settings.context, seed=seed, tables=tables)
         width = self.embeddings.width
         self.encoder = self.front = None
         if settings.encoder is not None:
@@ -94,6 +97,29 @@ class Recurrent:
             )
             width = self.front.width
         self.layers: list[list[Direction]] = []
+        self.own: Own | None = None
+        if settings.own is not None:
+            self.own = Own(settings.own, num_features=width, per_step=self.per_step)
+            width = self.own.width
+        else:
+            width = self._add_layers(settings, width, dtype=dtype, unroll=unroll, seed=seed)
+        self.width, self.units = width, settings.units
+        self.num_features, self.num_classes = sum(slot.width for slot in slots), num_classes
+        self.seed, self.dtype = seed, dtype
+        self.beginning = self._initial_states() if settings.context == "state" else []
+
+    def _add_embeddings(
+        self, slots: Sequence[Slot], context: str, *, seed: int, tables: Mapping[int, np.ndarray] | None
+    ) -> None:
+        """What reads the steps, and what reads the context where that goes elsewhere."""
+        own = [slot for slot in slots if context == "steps" or not slot.once]
+        self.own_features = sum(slot.width for slot in own)
+        self.embeddings = Embeddings(own, seed=seed, tables=tables)
+        self.about = Embeddings(slots[len(own) :], seed=seed, first=len(own))
+        self.read_width = self.about.width if context == "readout" else 0
+
+    def _add_layers(self, settings: ModelSettings, width: int, *, dtype: str, unroll: bool, seed: int) -> int:
+        """The recurrent layers over `width` features; the width of what they give."""
         directions = (False, True) if settings.bidirectional else (False,)
         for depth in range(settings.layers):
             self.layers.append(
@@ -113,9 +139,19 @@ class Recurrent:
                 ]
             )
             width = settings.units * len(directions)
-        self.width, self.units = width, settings.units
-        self.num_features, self.num_classes = sum(slot.width for slot in slots), num_classes
-        self.seed, self.dtype = seed, dtype
+        return width
+
+    def _initial_states(self) -> list[keras.layers.Layer]:
+        """For each state of each direction, what makes it from the context."""
+        made = []
+        for index in range(self.num_states):
+            initial = keras.initializers.GlorotUniform(self.seed + CONTEXT_SEED + index)
+            layer = keras.layers.Dense(
+                self.units, activation="tanh", kernel_initializer=initial, dtype=self.dtype
+            )
+            layer.build((None, self.about.width))
+            made.append(layer)
+        return made
 
     def _add_head(self, width: int) -> None:
         initial = keras.initializers.GlorotUniform(self.seed)
@@ -124,17 +160,32 @@ class Recurrent:
 
     def steps(self, x: Tensor, lengths: Tensor, noise: Noise | None) -> Tensor:
         """What is known of each step on its own, (B, T, F)."""
-        x = tf.cast(self.embeddings(x, noise), self.compute_dtype)
+        x = tf.cast(self.embeddings(x[..., : self.own_features], noise), self.compute_dtype)
         return x if self.encoder is None else self.encoder(x, lengths, noise)
 
+    def context(self, x: Tensor, noise: Noise | None) -> Tensor:
+        """What is known of each sequence where it is not read with the steps, (B, F); F is 0 elsewhere."""
+        found = self.about(x[:, :1, self.own_features :], noise)[:, 0]
+        return tf.cast(found, self.compute_dtype)
+
     def outputs(
-        self, x: Tensor, lengths: Tensor, noise: Noise | None, carried: Carried | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        noise: Noise | None,
+        *,
+        context: Tensor,
+        carried: Carried | None = None,
     ) -> list[Tensor]:
         """The top layer's steps over those of `steps`, one (B, T, U) tensor per direction."""
         place, per = 0, self.rates.per
+        begin = [layer(context) for layer in self.beginning]
         x = dropout(x, self.rates.input, noise and noise.at(place), per=per)
         if self.front is not None:
             x = self.front(x, lengths, noise)
+        if self.own is not None:
+            y = tf.cast(self.own(x, lengths, noise), x.dtype)
+            return [dropout(y, self.rates.output, noise and noise.at(place + 1), per=per)]
         before: list[Tensor] = []
         for layer in self.layers:
             after = []
@@ -142,7 +193,8 @@ class Recurrent:
                 place += 2
                 at = noise and noise.at(place)
                 if carried is None:
-                    y = direction(x, lengths, at)
+                    state, begin = begin[: direction.num_states], begin[direction.num_states :]
+                    y = direction(x, lengths, at, state or None)
                 else:
                     y = carried.through(direction, x, lengths, at)
                 y = dropout(y, self.rates.output, noise and noise.at(place + 1), per=per)
@@ -183,8 +235,11 @@ class Recurrent:
     def parts(self) -> list[Any]:
         """Everything with variables, in a fixed order."""
         recurrent = [part for layer in self.layers for direction in layer for part in direction.parts]
-        before = [part for each in (self.encoder, self.front) if each is not None for part in each.parts]
-        return [*self.embeddings.parts, *before, *recurrent, self.head]
+        before = [
+            part for each in (self.encoder, self.front, self.own) if each is not None for part in each.parts
+        ]
+        embedded = [*self.embeddings.parts, *self.about.parts]
+        return [*embedded, *before, *self.beginning, *recurrent, self.head]
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -217,6 +272,8 @@ class Classifier(Recurrent):
     doi:10.1109/ACCESS.2017.2779939).
     """
 
+    per_step = False
+
     def __init__(
         self, settings: ModelSettings, *, allowed: crf.Allowed | None = None, **options: Any
     ) -> None:
@@ -230,7 +287,7 @@ class Classifier(Recurrent):
         else:
             self.readout = READOUTS[settings.readout]
         self.branch = None
-        width = self.width
+        width = self.width + self.read_width
         if settings.branch is not None:
             self.branch = Convolutions(
                 settings.branch,
@@ -252,11 +309,14 @@ class Classifier(Recurrent):
         self, x: Tensor, lengths: Tensor, noise: Noise | None = None, carried: Carried | None = None
     ) -> Tensor:
         """Scores of the classes, (B, C) float32."""
-        x = self.steps(x, lengths, noise)
-        read = self.readout(self.outputs(x, lengths, noise, carried), lengths)
+        context, x = self.context(x, noise), self.steps(x, lengths, noise)
+        outputs = self.outputs(x, lengths, noise, context=context, carried=carried)
+        read = outputs[0] if outputs[0].shape.rank == 2 else self.readout(outputs, lengths)
         if self.branch is not None:
             found = mean_over_time(self.branch(x, lengths, noise), lengths)
             read = tf.concat([read, tf.cast(found, read.dtype)], axis=-1)
+        if self.read_width:
+            read = tf.concat([read, context], axis=-1)
         return tf.cast(self.head(read), tf.float32)
 
 
@@ -267,12 +327,14 @@ class Labeller(Recurrent):
     may follow which (`constrained: true`).
     """
 
+    per_step = True
+
     def __init__(
         self, settings: ModelSettings, *, allowed: crf.Allowed | None = None, **options: Any
     ) -> None:
         super().__init__(settings, **options)
         self.skip = settings.skip
-        self._add_head(self.width + (self.step_width if self.skip else 0))
+        self._add_head(self.width + self.read_width + (self.step_width if self.skip else 0))
         rules = allowed if settings.constrained else None
         self.chain = crf.Chain(self.num_classes, allowed=rules) if settings.crf else None
         self.rules = crf.constraints(rules) if rules is not None else None
@@ -286,10 +348,13 @@ class Labeller(Recurrent):
         self, x: Tensor, lengths: Tensor, noise: Noise | None = None, carried: Carried | None = None
     ) -> Tensor:
         """Scores of the classes at each step, (B, T, C) float32."""
-        x = self.steps(x, lengths, noise)
-        read = tf.concat(self.outputs(x, lengths, noise, carried), axis=-1)
+        context, x = self.context(x, noise), self.steps(x, lengths, noise)
+        read = tf.concat(self.outputs(x, lengths, noise, context=context, carried=carried), axis=-1)
         if self.skip:
             read = tf.concat([self._without_context(read, noise), tf.cast(x, read.dtype)], axis=-1)
+        if self.read_width:
+            shape = tf.stack([tf.shape(read)[0], tf.shape(read)[1], self.read_width])
+            read = tf.concat([read, tf.broadcast_to(context[:, tf.newaxis], shape)], axis=-1)
         return tf.cast(self.head(read), tf.float32)
 
     def _without_context(self, x: Tensor, noise: Noise | None) -> Tensor:
@@ -370,9 +435,11 @@ def build(
 def why_not_stepwise(settings: ModelSettings, *, task: str, max_length: int | None) -> str | None:
     """Why a model of these settings cannot answer step after step as they come; None if it can."""
     reasons = {
+        "its network is your own": settings.own,
         "it is bidirectional, so the first step's answer depends on the last step": settings.bidirectional,
         "its convolutions over time read steps that are still to come": settings.front or settings.branch,
         f"it reads windows of {max_length} steps (data.max_length)": max_length,
+        "its first state is made from the context": settings.context == "state",
         "it decodes sequences as a whole": settings.crf or settings.constrained,
         f"its readout {settings.readout!r} is over the whole sequence": task == "classification"
         and settings.readout != "last",

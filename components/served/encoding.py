@@ -10,7 +10,7 @@ Letters: n rows, S all steps, F features.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +36,7 @@ class Slot:
     size: int = 0  # of symbols and characters: how many numbers there are
     embedding: int = 0  # of symbols: the width of their vectors
     fixed: int = 0  # of symbols: how many, the last ones, have vectors that are not learnt
+    once: bool = False  # whether it is context: the same at every step of a sequence
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Encoding:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """What the numbers of a step are, from left to right."""
-        return tuple(slot for part in (*self.inputs, *self.context) for slot in slots_of(part))
+        once = (replace(slot, once=True) for part in self.context for slot in slots_of(part))
+        return (*(slot for part in self.inputs for slot in slots_of(part)), *once)
 
     def encode(self, columns: Mapping[str, Any], lengths: np.ndarray | None = None) -> np.ndarray:
         """Inputs and context side by side, (S, num_features) float32.

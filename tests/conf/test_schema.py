@@ -9,14 +9,17 @@ from pydantic import ValidationError
 
 from conf.schema import (
     ColumnSplit,
+    ConvolutionSettings,
     DataSettings,
     DropoutSettings,
     EarlyStopping,
+    EncoderSettings,
     EvaluateSettings,
     FractionSplit,
     GateSettings,
     ModelSettings,
     NumericInput,
+    PlateauSettings,
     RegisterSettings,
     Settings,
     TargetSettings,
@@ -104,10 +107,29 @@ def test_register_is_written_as_in_files() -> None:
         lambda: EarlyStopping(patience=0),
         lambda: ModelSettings(units=0),
         lambda: ModelSettings(layers=0),
-        lambda: ModelSettings(cell="rnn"),  # type: ignore[arg-type]
+        lambda: ModelSettings(cell="elman"),  # type: ignore[arg-type]
+        lambda: ModelSettings(readout="first"),  # type: ignore[arg-type]
         lambda: ModelSettings(bidirectional="yes"),  # type: ignore[arg-type]
         lambda: DropoutSettings(input=1.0),
         lambda: DropoutSettings(recurrent=-0.1),
+        lambda: DropoutSettings(context=1.0),
+        lambda: DropoutSettings(per="batch"),  # type: ignore[arg-type]
+        lambda: EncoderSettings(),
+        lambda: EncoderSettings(units=(0,)),
+        lambda: EncoderSettings(shape=(16, 8)),
+        lambda: EncoderSettings(filters=(8,)),
+        lambda: ConvolutionSettings(filters=(), widths=()),
+        lambda: ConvolutionSettings(filters=(8, 8), widths=(3,)),
+        lambda: ConvolutionSettings(filters=(8,), widths=(0,)),
+        lambda: TrainSettings(batch_steps=0),
+        lambda: TrainSettings(accumulate=0),
+        lambda: TrainSettings(class_weights="inverse"),  # type: ignore[arg-type]
+        lambda: TrainSettings(class_weights={"a": 0.0}),
+        lambda: TrainSettings(label_smoothing=1.0),
+        lambda: TrainSettings(ema=1.0),
+        lambda: TrainSettings(precision="float64"),  # type: ignore[arg-type]
+        lambda: PlateauSettings(patience=0),
+        lambda: PlateauSettings(factor=1.0),
         lambda: EvaluateSettings(bootstrap=99),
         lambda: EvaluateSettings(slices=("width",)),  # type: ignore[arg-type]
         lambda: GateSettings(confidence=0.5),
@@ -207,6 +229,34 @@ def test_what_only_classifiers_have_is_refused_for_a_labeller() -> None:
     assert settings(task="classification", **changes).task == "classification"
     with pytest.raises(ValidationError, match="no readout"):
         settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"crf": True}, "crf is for labelling"),
+        ({"skip": True}, "skip is for labelling"),
+        ({"constrained": True}, "constrained is for labelling"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_heads_of_labellers_are_refused_for_a_classifier(model: dict[str, Any], said: str) -> None:
+    tagged = data(target=TargetSettings(column="labels", scheme="BIO"))
+    assert settings(data=tagged, model=model).task == "labelling"
+    with pytest.raises(ValidationError, match=said):
+        settings(task="classification", model=model)
+
+
+def test_settings_that_go_together_are_taken() -> None:
+    assert TrainSettings(batch_steps=4000).batch_steps == 4000
+    assert TrainSettings.model_validate({"schedule": "plateau", "plateau": {"factor": 0.3}}).plateau.patience == 2
+    assert TrainSettings.model_validate({"class_weights": {"7": 2.0}}).class_weights == {"7": 2.0}
+    assert ModelSettings(layers=2, residual=True).residual
+    assert ModelSettings(skip=True, dropout=DropoutSettings(context=0.3)).dropout.context == 0.3
+    image = EncoderSettings.model_validate({"shape": [16, 8], "filters": [4]})
+    assert (image.shape, image.filters, image.units) == ((16, 8), (4,), ())
+    crf = {"model": {"crf": True}, "train": {"loss_mean": "sequence", "accumulate": 2}}
+    assert settings(**crf).model.crf
 
 
 @pytest.mark.parametrize(

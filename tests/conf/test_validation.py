@@ -82,7 +82,10 @@ def test_good_settings_come_back_without_a_mistake() -> None:
         ("gate.floors", {"acuracy": 1}, "gate.floors.acuracy: received 'acuracy', expected 'accuracy'"),
         ("model.unroll", "yes", "model.unroll: received 'yes', expected true or false (write true;"),
         ("model.unroll", "NO", "model.unroll: received 'NO', expected true or false (write false;"),
-        ("model.crf", True, "model.crf: received true, expected false"),
+        ("model.crf", 1, "model.crf: received 1, expected true or false"),
+        ("model.encoder.shape", [16], "model.encoder.shape"),
+        ("model.front", {"widths": [3]}, "model.front.filters: is missing"),
+        ("train.class_weights", "blanced", "train.class_weights: received 'blanced', expected 'none', 'balanced'"),
         ("model", None, "model: received null, expected a mapping"),
         ("model", [1], "model: received a list, expected a mapping"),
         (
@@ -121,6 +124,99 @@ def test_a_refused_value_says_what_was_received_and_expected(key: str, value: An
     lines = said(key, value)
     assert len(lines) == 1
     assert lines[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "at", "message", "hint"),
+    [
+        ("model", {"residual": True}, "residual", "has no effect with one layer", "Set layers to 2 or more."),
+        ("model", {"dropout": {"context": 0.3}}, "dropout.context", "head would read nothing", "Set skip: true."),
+        ("model", {"encoder": {}}, "encoder", "there is nothing in it", "Give units, or shape and filters."),
+        ("model", {"encoder": {"shape": [4, 4]}}, "encoder.shape", "shape and filters go together", "Give both"),
+        (
+            "model",
+            {"encoder": {"filters": [8], "units": [8]}},
+            "encoder.filters",
+            "shape and filters go together",
+            "such as `shape: [16, 8]` and `filters: [32, 64]`",
+        ),
+        (
+            "model",
+            {"front": {"filters": [8, 8], "widths": [3]}},
+            "front.widths",
+            "2 filters, 1 widths",
+            "Give one each.",
+        ),
+        (
+            "model",
+            {"branch": {"filters": [8], "widths": [3]}},
+            "branch",
+            "a branch is for classification",
+            "A labeller reads `front` and `skip`.",
+        ),
+        (
+            "model",
+            {"constrained": True},
+            "constrained",
+            "without a tag scheme there are no constraints",
+            "Set data.target.scheme to BIO or BIOES.",
+        ),
+        ("train", {"batch_steps": 500, "batch_size": 8}, "batch_steps", "in place of batch_size", "Give one"),
+        (
+            "train",
+            {"plateau": {"patience": 3}},
+            "plateau",
+            "plateau has no effect with schedule constant",
+            "Set schedule: plateau.",
+        ),
+        (
+            "train",
+            {"schedule": "onecycle", "warmup_steps": 10},
+            "warmup_steps",
+            "onecycle has its own way up",
+            "Leave warmup_steps out.",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named_with_a_way_out(
+    key: str, value: Any, at: str, message: str, hint: str
+) -> None:
+    mistakes = Mistakes()
+    assert validate(entry(changed(key, value)), mistakes) is None
+    (problem,) = mistakes.problems()
+    assert problem.key == f"{key}.{at}"
+    assert message in problem.message
+    assert hint in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"class_weights": "balanced"}, "a CRF has no loss of single steps to weigh"),
+        ({"class_weights": {"O": 0.5}}, "a CRF has no loss of single steps to weigh"),
+        ({"label_smoothing": 0.1}, "a CRF has no loss of single steps to smooth"),
+    ],
+)
+def test_the_loss_of_a_crf_is_that_of_whole_sequences(train: dict[str, Any], message: str) -> None:
+    mistakes = Mistakes()
+    assert validate(entry({**GOOD, "model": {"crf": True}, "train": train}), mistakes) is None
+    (problem,) = mistakes.problems()
+    assert (problem.key, problem.message) == (f"train.{next(iter(train))}", message)
+
+
+def test_a_weight_that_is_none_is_named_by_its_label() -> None:
+    lines = said("train.class_weights", {"a": -1, "b": 2})
+    assert "train.class_weights.a: received -1, expected more than 0" in lines
+    assert not any(line.startswith("train.class_weights.b") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["crf", "constrained", "skip"])
+def test_what_a_classifier_cannot_have_is_named(name: str) -> None:
+    mistakes = Mistakes()
+    assert validate(entry({**GOOD, "task": "classification", "model": {name: True}}), mistakes) is None
+    (problem,) = mistakes.problems()
+    assert (problem.key, problem.message) == (f"model.{name}", f"{name} is for labelling")
+    assert problem.hint == f"Leave {name} out."
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,31 @@ def test_each_sequence_has_one_row_in_the_order_of_the_input(labeller):
     assert table["seen"].null_count == 17
     for row in table.to_pylist():
         at = slice(split.offsets[row["place"]], split.offsets[row["place"] + 1])
-        log_probabilities = labeller.predict_encoded(split.x[at], np.array([row["length"]]))
+        said = labeller.predict_encoded(split.x[at], np.array([row["length"]]))
         assert row["truth"] == [LABELS[label] for label in split.y[at]]
-        assert row["labels"] == [LABELS[label] for label in log_probabilities.argmax(axis=1)]
-        np.testing.assert_allclose(row["probabilities"], np.exp(log_probabilities.max(axis=1)), rtol=1e-5)
-        own = -log_probabilities[np.arange(row["length"]), split.y[at]].sum()
+        assert row["labels"] == [LABELS[label] for label in said.best]
+        np.testing.assert_allclose(row["probabilities"], said.confidence, rtol=1e-5)
+        own = -said.log_probabilities[np.arange(row["length"]), split.y[at]].sum()
         assert row["loss"] == pytest.approx(own, rel=1e-5)
+
+
+def test_under_a_crf_the_best_sequence_stands_beside_the_loss_of_single_steps(make_bundle, tmp_path):
+    chained = bundles.open(make_bundle(tmp_path / "bundle", model={"crf": True}))
+    split = sequences(40)
+    table = predict(chained, split, labels=LABELS, split="test")
+    differing = 0
+    for row in table.to_pylist():
+        at = slice(split.offsets[row["place"]], split.offsets[row["place"] + 1])
+        said = chained.predict_encoded(split.x[at], np.array([row["length"]]))
+        assert row["labels"] == [LABELS[label] for label in said.best]
+        steps = np.arange(row["length"])
+        np.testing.assert_allclose(
+            row["probabilities"], np.exp(said.log_probabilities)[steps, said.best], rtol=1e-4
+        )
+        own = -said.log_probabilities[steps, split.y[at]].sum()
+        assert row["loss"] == pytest.approx(own, rel=1e-4)
+        differing += int((said.best != said.log_probabilities.argmax(axis=1)).sum())
+    assert differing
 
 
 def test_a_classifier_says_one_label_for_each_sequence(classifier):

@@ -52,11 +52,18 @@ EVERY_KIND = Encoding(
     context=(NumericEncoding("age", 1, "none", (0.0,), (1.0,)), CategoryEncoding("speaker", ("1", "2"), 3)),
     max_length=50,
     overlap=10,
+    scheme="BIO",
 )
 
 
 def test_every_kind_survives_json():
     assert Encoding.from_json(json.loads(json.dumps(EVERY_KIND.to_json()))) == EVERY_KIND
+
+
+def test_an_encoding_written_before_there_were_schemes_still_opens():
+    stored = EVERY_KIND.to_json()
+    assert stored.pop("scheme") == "BIO"
+    assert Encoding.from_json(stored) == replace(EVERY_KIND, scheme="none")
 
 
 def test_an_encoding_written_before_there_were_kinds_still_opens():
@@ -68,6 +75,7 @@ def test_an_encoding_written_before_there_were_kinds_still_opens():
     encoding = Encoding.from_json(stored)
     assert encoding == Encoding("labelling", (numeric("x", 1, center=(0.0,), spread=(1.0,)),), ("a",))
     assert (encoding.max_length, encoding.overlap, encoding.context) == (None, 0, ())
+    assert encoding.scheme == "none"
 
 
 def test_slots_say_what_stands_where():

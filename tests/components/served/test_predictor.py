@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -10,9 +11,10 @@ import pytest
 
 from components import bundles
 from components.data.batches import SequenceSet
+from components.data.tags import is_legal
 from components.served.encoding import Encoding
 from components.served.numbers import NumericEncoding
-from components.served.predictor import MAX_BATCH_ROWS, MAX_BATCH_STEPS, Predictor, batches
+from components.served.predictor import MAX_BATCH_ROWS, MAX_BATCH_STEPS, Predictor, Said, batches
 from components.served.symbols import CategoryEncoding, TokenEncoding
 from components.served.windows import windows
 
@@ -257,7 +259,7 @@ def test_raw_rows_are_answered_as_the_prepared_ones_are(mixed, tmp_path):
     split = SequenceSet.open(tmp_path / "test", EVERY_KIND)
     prepared = mixed.predict_encoded(split.x, split.lengths)
     served = mixed.predict(MIXED, distribution=True)["distribution"]
-    np.testing.assert_allclose(np.concatenate(served), np.exp(prepared), atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(served), np.exp(prepared.log_probabilities), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -311,12 +313,13 @@ def test_a_long_sequence_has_the_answers_of_its_windows(make_bundle, tmp_path, t
     predictor = bundles.open(make_bundle(tmp_path / "bundle", encoding=encoding))
     lengths = np.array([3, 40, 7, 8])
     x = np.random.default_rng(7).normal(size=(lengths.sum(), 1)).astype(np.float32)
-    found = np.exp(predictor.predict_encoded(x, lengths))
+    said = predictor.predict_encoded(x, lengths)
+    found = np.exp(said.log_probabilities)
     cut = windows(lengths, 7, overlap)
     expected = np.zeros((58 if task == "labelling" else 4, 2))
     for at, owner in enumerate(cut.owners):
         read = x[cut.starts[at] : cut.stops[at]]
-        alone = np.exp(predictor.predict_encoded(read, np.array([len(read)])))
+        alone = np.exp(predictor.predict_encoded(read, np.array([len(read)])).log_probabilities)
         first, stop = cut.kept_starts[at], cut.kept_stops[at]
         if task == "labelling":
             expected[first:stop] = alone[first - cut.starts[at] : stop - cut.starts[at]]
@@ -324,6 +327,8 @@ def test_a_long_sequence_has_the_answers_of_its_windows(make_bundle, tmp_path, t
             expected[owner] += alone[0] * (stop - first) / lengths[owner]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(said.best, found.argmax(axis=1))
+    np.testing.assert_allclose(said.confidence, found.max(axis=1), atol=1e-6)
 
 
 def test_a_wide_overlap_answers_more_like_the_whole_sequence(make_bundle, tmp_path):
@@ -334,6 +339,68 @@ def test_a_wide_overlap_answers_more_like_the_whole_sequence(make_bundle, tmp_pa
     for max_length, overlap in ((None, 0), (20, 0), (20, 10)):
         encoding = replace(whole, max_length=max_length, overlap=overlap)
         predictor = bundles.open(make_bundle(tmp_path / f"{max_length}-{overlap}", encoding=encoding))
-        answers.append(np.exp(predictor.predict_encoded(x, np.array([200]))))
+        answers.append(np.exp(predictor.predict_encoded(x, np.array([200])).log_probabilities))
     blunt, wide = (np.abs(each - answers[0]).mean() for each in answers[1:])
     assert wide < blunt / 2
+
+
+def test_confidence_is_the_probability_of_what_is_said_and_not_of_the_most_probable():
+    said = Said(np.log(np.array([[0.7, 0.3], [0.4, 0.6]], np.float32)), np.array([1, 1]))
+    np.testing.assert_allclose(said.confidence, [0.3, 0.6], rtol=1e-6)
+    assert said.confidence.dtype == np.float64
+
+
+TAGS = ("O", "B-X", "E-X", "S-X")
+TAGGED = Encoding("labelling", (NumericEncoding("x", 1, "none", (0.0,), (1.0,)),), TAGS, scheme="BIOES")
+
+
+@pytest.fixture(scope="module")
+def chained(make_bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chained") / "bundle"
+    return bundles.open(make_bundle(folder, encoding=TAGGED, model={"crf": True, "constrained": True}))
+
+
+def numbers_of_length_1_to_9():
+    rng = np.random.default_rng(9)
+    return {"x": [rng.normal(0.0, 2.0, length) for length in rng.integers(1, 10, 50)]}
+
+
+def test_under_a_crf_labels_are_the_best_sequence_and_probabilities_their_marginals(chained):
+    rows = numbers_of_length_1_to_9()
+    answers = chained.predict(rows, n_best=1, distribution=True)
+    for labels, probabilities, each in zip(
+        answers["labels"], answers["probabilities"], answers["distribution"], strict=True
+    ):
+        assert probabilities == [step[TAGS.index(label)] for label, step in zip(labels, each, strict=True)]
+        np.testing.assert_allclose(np.sum(each, axis=1), 1, atol=1e-5)
+        assert all(
+            is_legal(one, other, "BIOES") for one, other in itertools.pairwise([None, *labels, None])
+        )
+    # The most probable label of each step need not be legal beside the others.
+    most_probable = [[best[0] for best in row] for row in answers["n_best_labels"]]
+    assert most_probable != answers["labels"]
+
+
+def test_under_a_crf_answers_do_not_depend_on_the_company_a_row_is_in(chained):
+    rows = numbers_of_length_1_to_9()
+    together = chained.predict(rows, distribution=True)
+    for i in range(0, 50, 7):
+        alone = chained.predict({"x": [rows["x"][i]]}, distribution=True)
+        assert_same(alone, {name: [values[i]] for name, values in together.items()})
+
+
+def test_each_window_says_the_best_sequence_of_its_own(make_bundle, tmp_path):
+    windowed = replace(TAGGED, max_length=6, overlap=2)
+    model = {"crf": True, "constrained": True}
+    predictor = bundles.open(make_bundle(tmp_path / "bundle", encoding=windowed, model=model))
+    lengths = np.array([20, 6, 11])
+    x = np.random.default_rng(10).normal(0.0, 2.0, (37, 1)).astype(np.float32)
+    said = predictor.predict_encoded(x, lengths)
+    cut = windows(lengths, 6, 2)
+    for at in range(len(cut.owners)):
+        read = x[cut.starts[at] : cut.stops[at]]
+        alone = predictor.predict_encoded(read, np.array([len(read)]))
+        kept = slice(cut.kept_starts[at], cut.kept_stops[at])
+        np.testing.assert_array_equal(
+            said.best[kept], alone.best[kept.start - cut.starts[at] : kept.stop - cut.starts[at]]
+        )
