@@ -121,7 +121,7 @@ def decode(logits: Tensor, lengths: Tensor, scores: Scores) -> Tensor:
     return tf.transpose(paths[..., 0])
 
 
-def n_best(logits: Tensor, lengths: Tensor, scores: Scores, n: int) -> tuple[Tensor, Tensor]:
+def n_best(logits: Tensor, lengths: Tensor, scores: Scores, n: int | Tensor) -> tuple[Tensor, Tensor]:
     """The most probable whole sequences, best first: tags (B, N, T) int32 and log probabilities (B, N).
 
     These are exact, in nats, float32. The order is that of `decode`, so whatever is forbidden comes last.
@@ -132,12 +132,12 @@ def n_best(logits: Tensor, lengths: Tensor, scores: Scores, n: int) -> tuple[Ten
         logits: (B, T, C) of any float type; what stands beyond a sequence's length may be NaN.
         lengths: real steps per sequence, (B,), at least 1.
         scores: of the tags alone.
-        n: N, at least 1; time and memory grow with it.
+        n: N, at least 1, or a tensor that holds it; time and memory grow with it.
 
     Raises:
         ValueError: n below 1.
     """
-    if n < 1:
+    if isinstance(n, int) and n < 1:
         raise ValueError(f"n is {n}, expected at least 1")
     emitted, real = _time_major(logits, lengths)
     paths, exists = _search(emitted, real, scores, n)
@@ -312,7 +312,7 @@ def _strict(logits: Tensor, real: Tensor, scores: Scores) -> Scores:
     )
 
 
-def _search(logits: Tensor, real: Tensor, scores: Scores, n: int) -> tuple[Tensor, Tensor]:
+def _search(logits: Tensor, real: Tensor, scores: Scores, n: int | Tensor) -> tuple[Tensor, Tensor]:
     """The best paths, (T, B, N) int32 with 0 beyond the lengths, and whether there are so many, (B, N).
 
     Each tag keeps the N best paths that lead to it. A place is one of these C * N: tag times N plus rank.

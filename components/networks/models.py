@@ -452,6 +452,7 @@ def export(network: Classifier | Labeller, folder: Path, *, stepwise: bool = Fal
 
         serving_default   x, length                  ─▶ log_probabilities, best
         step              x, length, state_0, …      ─▶ the same of these steps, next_state_0, …
+        sequences         x, length, n               ─▶ tags (B, n, T), log_probabilities (B, n); of a CRF
 
     Args:
         network: with trained weights.
@@ -475,8 +476,18 @@ def export(network: Classifier | Labeller, folder: Path, *, stepwise: bool = Fal
             answers = network.answers(x, length, carried)._asdict()
             return answers | {f"next_state_{i}": each for i, each in enumerate(carried.after)}
 
+        @tf.function(autograph=False, input_signature=[x, length, tf.TensorSpec((), tf.int32, name="n")])
+        def sequences(self, x: Tensor, length: Tensor, n: Tensor) -> dict[str, Tensor]:
+            tags, log_probabilities = crf.n_best(network.logits(x, length), length, chain.scores, n)
+            return {"tags": tags, "log_probabilities": log_probabilities}
+
+    chain: Any = getattr(network, "chain", None)
     exported = Exported()
     # Only the variables are tracked: a SavedModel of Keras layers would need Keras to be opened.
     exported.weights = [variable.value for variable in (*network.variables, *network.embeddings.frozen)]
-    signatures = {"serving_default": exported.serve, **({"step": exported.step} if stepwise else {})}
+    signatures = {"serving_default": exported.serve}
+    if stepwise:
+        signatures["step"] = exported.step
+    if chain is not None:
+        signatures["sequences"] = exported.sequences
     tf.saved_model.save(exported, str(folder), signatures=signatures)

@@ -92,6 +92,47 @@ class Predictor:
             return {"id": [_text(value) for value in columns[self.id_column]], **answers}
         return answers
 
+    def best_sequences(self, rows: Any, n: int) -> dict[str, list[Any]]:
+        """The n most probable label sequences of each row as wholes, best first; of a CRF.
+
+        Args:
+            rows: as for `predict`.
+            n: at least 1; rows that have fewer sequences give fewer.
+
+        Returns:
+            `sequences`, for each row lists of labels, and `probabilities`, of whole sequences.
+
+        Raises:
+            ValueError: the model is no CRF, a row is longer than its windows; and whatever `predict` finds.
+        """
+        if "sequences" not in self._model.signatures:
+            raise ValueError("this model does not score label sequences as wholes: it is no CRF (model.crf)")
+        if n < 1:
+            raise ValueError(f"n is {n}, expected at least 1")
+        parts = (*self.encoding.inputs, *self.encoding.context)
+        x, lengths = self._encode(_columns(rows, [part.column for part in parts], self.id_column))
+        longest = self.encoding.max_length
+        for row in np.flatnonzero(lengths > (longest or np.inf))[:1]:
+            raise ValueError(f"row {row}: {lengths[row]} steps, but the model reads windows of {longest}")
+        starts = np.cumsum(lengths) - lengths
+        found: dict[str, list[Any]] = {
+            "sequences": [None] * len(lengths),
+            "probabilities": [None] * len(lengths),
+        }
+        for some in batches(lengths):
+            answers = self._model.signatures["sequences"](
+                x=self._tensor(_padded(x, starts[some], lengths[some])),
+                length=self._tensor(lengths[some].astype(np.int32)),
+                n=self._tensor(np.int32(n)),
+            )
+            tags = self._labels[answers["tags"].numpy()]
+            probabilities = np.exp(answers["log_probabilities"].numpy().astype(np.float64))
+            for place, row in enumerate(some.tolist()):
+                real = probabilities[place] > 0
+                found["sequences"][row] = tags[place, real, : lengths[row]].tolist()
+                found["probabilities"][row] = probabilities[place, real].tolist()
+        return found
+
     def step(
         self, rows: Any, state: Sequence[np.ndarray] | None = None
     ) -> tuple[dict[str, list[Any]], list[np.ndarray]]:

@@ -249,7 +249,10 @@ def test_heads_of_labellers_are_refused_for_a_classifier(model: dict[str, Any], 
 
 def test_settings_that_go_together_are_taken() -> None:
     assert TrainSettings(batch_steps=4000).batch_steps == 4000
-    assert TrainSettings.model_validate({"schedule": "plateau", "plateau": {"factor": 0.3}}).plateau.patience == 2
+    assert (
+        TrainSettings.model_validate({"schedule": "plateau", "plateau": {"factor": 0.3}}).plateau.patience
+        == 2
+    )
     assert TrainSettings.model_validate({"class_weights": {"7": 2.0}}).class_weights == {"7": 2.0}
     assert ModelSettings(layers=2, residual=True).residual
     assert ModelSettings(skip=True, dropout=DropoutSettings(context=0.3)).dropout.context == 0.3

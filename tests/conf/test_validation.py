@@ -85,7 +85,11 @@ def test_good_settings_come_back_without_a_mistake() -> None:
         ("model.crf", 1, "model.crf: received 1, expected true or false"),
         ("model.encoder.shape", [16], "model.encoder.shape"),
         ("model.front", {"widths": [3]}, "model.front.filters: is missing"),
-        ("train.class_weights", "blanced", "train.class_weights: received 'blanced', expected 'none', 'balanced'"),
+        (
+            "train.class_weights",
+            "blanced",
+            "train.class_weights: received 'blanced', expected 'none', 'balanced'",
+        ),
         ("model", None, "model: received null, expected a mapping"),
         ("model", [1], "model: received a list, expected a mapping"),
         (
@@ -130,9 +134,21 @@ def test_a_refused_value_says_what_was_received_and_expected(key: str, value: An
     ("key", "value", "at", "message", "hint"),
     [
         ("model", {"residual": True}, "residual", "has no effect with one layer", "Set layers to 2 or more."),
-        ("model", {"dropout": {"context": 0.3}}, "dropout.context", "head would read nothing", "Set skip: true."),
+        (
+            "model",
+            {"dropout": {"context": 0.3}},
+            "dropout.context",
+            "head would read nothing",
+            "Set skip: true.",
+        ),
         ("model", {"encoder": {}}, "encoder", "there is nothing in it", "Give units, or shape and filters."),
-        ("model", {"encoder": {"shape": [4, 4]}}, "encoder.shape", "shape and filters go together", "Give both"),
+        (
+            "model",
+            {"encoder": {"shape": [4, 4]}},
+            "encoder.shape",
+            "shape and filters go together",
+            "Give both",
+        ),
         (
             "model",
             {"encoder": {"filters": [8], "units": [8]}},
@@ -187,6 +203,35 @@ def test_settings_that_do_not_go_together_are_named_with_a_way_out(
     assert problem.key == f"{key}.{at}"
     assert message in problem.message
     assert hint in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bidirectional", True),
+        ("front", {"filters": [8], "widths": [3]}),
+        ("crf", True),
+        ("unroll", True),
+    ],
+)
+def test_what_needs_whole_sequences_is_named_beside_truncate(name: str, value: Any) -> None:
+    mistakes = Mistakes()
+    settings = {**GOOD, "model": {name: value}, "train": {"truncate": 50}}
+    assert validate(entry(settings), mistakes) is None
+    (problem,) = mistakes.problems()
+    assert (problem.key, problem.message) == ("train.truncate", f"model.{name} needs whole sequences")
+    assert f"Leave out {name}" in problem.hint
+    assert "data.max_length" in problem.hint
+
+
+def test_stretches_are_for_labellers_and_steps_of_their_own() -> None:
+    mistakes = Mistakes()
+    validate(entry({**GOOD, "task": "classification", "train": {"truncate": 50}}), mistakes)
+    validate(entry({**GOOD, "train": {"truncate": 50, "accumulate": 2}}), mistakes)
+    assert {problem.key: problem.message for problem in mistakes.problems()} == {
+        "train.truncate": "truncate is for labelling",
+        "train.accumulate": "with truncate each stretch is a step of its own",
+    }
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ def test_under_smoothing_certainty_costs_more_than_the_smoothed_answer() -> None
 
 
 def test_half_precision_logits_have_float32_losses() -> None:
-    found = sequence_losses(tf.constant([[[1.0, 2.0]] * 4000], tf.float16), tf.zeros((1, 4000), tf.int32), [4000])
+    found = sequence_losses(
+        tf.constant([[[1.0, 2.0]] * 4000], tf.float16), tf.zeros((1, 4000), tf.int32), [4000]
+    )
     assert found.dtype == tf.float32
     np.testing.assert_allclose(found.numpy(), [4000 * nats(np.array([1.0, 2.0]), 0)], rtol=1e-4)

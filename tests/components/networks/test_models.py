@@ -247,7 +247,9 @@ def test_a_constrained_labeller_breaks_no_rule(model: dict[str, Any]) -> None:
     rng = np.random.default_rng(4)
     lengths = rng.integers(1, 8, 40).astype(np.int32)
     x = rng.normal(0.0, 3.0, (40, 7, 4)).astype(np.float32)
-    best, unbound = (each.answers(tf.constant(x), tf.constant(lengths)).best.numpy() for each in (network, free))
+    best, unbound = (
+        each.answers(tf.constant(x), tf.constant(lengths)).best.numpy() for each in (network, free)
+    )
     tags = [[TAGS[tag] for tag in row[:length]] for row, length in zip(best, lengths, strict=True)]
     assert not any(map(is_illegal, tags))
     spelt = [[TAGS[tag] for tag in row[:length]] for row, length in zip(unbound, lengths, strict=True)]

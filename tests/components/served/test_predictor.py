@@ -373,9 +373,7 @@ def test_under_a_crf_labels_are_the_best_sequence_and_probabilities_their_margin
     ):
         assert probabilities == [step[TAGS.index(label)] for label, step in zip(labels, each, strict=True)]
         np.testing.assert_allclose(np.sum(each, axis=1), 1, atol=1e-5)
-        assert all(
-            is_legal(one, other, "BIOES") for one, other in itertools.pairwise([None, *labels, None])
-        )
+        assert all(is_legal(one, other, "BIOES") for one, other in itertools.pairwise([None, *labels, None]))
     # The most probable label of each step need not be legal beside the others.
     most_probable = [[best[0] for best in row] for row in answers["n_best_labels"]]
     assert most_probable != answers["labels"]

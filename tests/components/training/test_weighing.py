@@ -34,9 +34,7 @@ def by_hand(train: SequenceSet, loss: np.ndarray, setting: Any, loss_mean: str) 
     if loss_mean == "step":
         return float((weights * loss).sum() / weights.sum())
     rows = np.repeat(train.row, train.lengths)
-    means = [
-        (weights * loss)[rows == row].sum() / weights[rows == row].sum() for row in np.unique(train.row)
-    ]
+    means = [(weights * loss)[rows == row].sum() / weights[rows == row].sum() for row in np.unique(train.row)]
     return float(np.mean(means))
 
 
@@ -90,6 +88,25 @@ def test_without_weights_every_step_or_sequence_counts_one(make_set: MakeSet) ->
     assert (by_step.factors.tolist(), by_step.masses.tolist()) == ([1.0] * 8, LENGTHS)
     np.testing.assert_allclose(by_sequence.factors, 1 / np.array(LENGTHS))
     assert by_sequence.masses.tolist() == [1.0] * 8
+
+
+@pytest.mark.parametrize("loss_mean", ["step", "sequence"])
+def test_the_stretches_of_a_batch_weigh_what_their_steps_weigh(make_set: MakeSet, loss_mean: str) -> None:
+    train = make_set(LENGTHS)
+    settings = TrainSettings.model_validate({"class_weights": GIVEN, "loss_mean": loss_mean})
+    weighing = Weighing.of(train, settings, LABELS)
+    rows = np.arange(8)
+    whole = train.batch(rows, weights=weighing.factors, multiple_of=3)
+    stretches = weighing.stretches(whole, 3)
+    assert [part.x.shape[1] for part, _ in stretches] == [3, 3, 1]
+    assert sum(part.lengths for part, _ in stretches).tolist() == whole.lengths.tolist()
+    assert sum(mass for _, mass in stretches) == pytest.approx(weighing.masses.sum(), rel=1e-6)
+    of_step = weights_of(train, GIVEN)
+    for part, mass in stretches:
+        real = np.arange(part.x.shape[1]) < part.lengths[:, np.newaxis]
+        in_all = (of_step[part.targets] * real).sum(axis=1) * part.weights
+        assert in_all.sum() == pytest.approx(1.0, rel=1e-6)
+        np.testing.assert_allclose(part.weights * mass, whole.weights, rtol=1e-6)
 
 
 def test_smoothing_goes_into_the_criterion(make_set: MakeSet) -> None:
