@@ -196,15 +196,15 @@ SPEED_HEAD = [
 
 def times_to(
     given: DataSet, pythons: Mapping[str, str], folder: Path, target: float, runs: int
-) -> list[list[str]]:
-    """Lines of the table: every learning rate with one seed, the best one with further seeds."""
+) -> tuple[list[list[str]], list[str]]:
+    """Lines of the table: every learning rate with one seed, the best one with further seeds; versions."""
     data = folder / "data.npz"
     save(data, given.train, given.valid)
 
     def reach(name: str, rate: float, seed: int) -> dict[str, Any]:
         case = replace(given.case, rate=rate, seed=seed, validate=True)
         with Child(CONTESTANTS[name], pythons[name], data, case) as child:
-            return child.ask("until", target)
+            return {**child.ask("until", target), "version": child.version}
 
     def cost(turn: dict[str, Any]) -> float:
         reached: bool = turn["accuracy"] >= target
@@ -216,7 +216,7 @@ def times_to(
     for seed in range(1, runs):
         for name in CONTESTANTS:
             turns[name].append(reach(name, best[name], seed))
-    return [
+    lines = [
         [
             name,
             f"{best[name]:g}",
@@ -226,6 +226,7 @@ def times_to(
         ]
         for name in CONTESTANTS
     ]
+    return lines, [turns[name][0]["version"] for name in CONTESTANTS]
 
 
 TIME_HEAD = ["", "learning rate", "seconds", "epochs", "seconds at each rate, first seed"]
@@ -290,9 +291,8 @@ def main() -> None:
     pythons["PyTorch"] = os.path.abspath(given.torch_python)
     with tempfile.TemporaryDirectory(prefix="recurra-training-") as name:
         if given.time_to is not None:
-            lines = times_to(ocr_letters(OCR), pythons, Path(name), given.time_to, given.runs)
+            lines, versions = times_to(ocr_letters(OCR), pythons, Path(name), given.time_to, given.runs)
             table = markdown(TIME_HEAD, lines)
-            versions: list[str] = []
         else:
             table, versions = _measure_speeds(given, pythons, Path(name))
     text = f"{_say(versions)}\n\n{table}\n"

@@ -61,6 +61,10 @@ def _one_or_many(value: object) -> str:
     return "a list" if isinstance(value, list | tuple) else "one"
 
 
+def _one_or_by_label(value: object) -> str:
+    return "by label" if isinstance(value, dict) else "one"
+
+
 class NumericInput(Section):
     """One column of numbers, a vector of features at each time step."""
 
@@ -675,9 +679,6 @@ class TrainSettings(Section):
         description="How the learning rate moves over the whole training: not at all, down along a cosine or "
         "an exponential, up and then down (onecycle), or down whenever validation no longer gains (plateau).",
     )
-    plateau: PlateauSettings = Field(
-        default=PlateauSettings(), description="When and how far `schedule: plateau` goes down."
-    )
     warmup_steps: int = Field(
         default=0,
         ge=0,
@@ -694,8 +695,9 @@ class TrainSettings(Section):
         description="What weighs the same in a labeller's loss: each real time step, or each sequence.",
     )
     class_weights: Annotated[
-        Literal["none", "balanced", "effective"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]],
-        Field(union_mode="left_to_right"),
+        Annotated[Literal["none", "balanced", "effective"], Tag("one")]
+        | Annotated[dict[str, Annotated[float, Field(gt=0, le=1e6)]], Tag("by label")],
+        Discriminator(_one_or_by_label),
     ] = Field(
         default="none",
         description="What each label counts in the loss: all the same, in inverse proportion to how often it "
@@ -717,6 +719,9 @@ class TrainSettings(Section):
         description="What picks the best epoch and ends training early; left out or null: the loss picks, "
         "and training runs to the end.",
     )
+    plateau: PlateauSettings = Field(
+        default=PlateauSettings(), description="When and how far `schedule: plateau` goes down."
+    )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32",
         description="The numbers that the network computes with while training; weights, sums of losses and "
@@ -728,7 +733,12 @@ class TrainSettings(Section):
         pattern=r"^(auto|cpu:[1-9]\d{0,2}|gpu:([1-9]\d{0,2}|all))$",
         description="What trains: auto (the GPUs if there are any), cpu:N, gpu:N or gpu:all.",
     )
-    nodes: Literal[1] = Field(default=1, description="How many machines train together.")
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=1_000,
+        description="How many machines train together, each with `devices`; a batch is shared out over all.",
+    )
     checkpoint_seconds: float = Field(
         default=60.0, gt=0, le=86_400, description="Seconds between checkpoints in the middle of an epoch."
     )

@@ -190,11 +190,27 @@ def plan(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None
         common.console.table("", ["stage", "would", "because"], [list(row.values()) for row in rows])
 
 
-def _run_until(stage: str, conf: Sequence[Path], overrides: Sequence[str], *, common: Common) -> None:
+_gpu_option = click.option(
+    "--require-gpu",
+    is_flag=True,
+    envvar="RECURRA_REQUIRE_GPU",
+    help="Refuse to train, before anything else is done, where TensorFlow sees no GPU that it can use.",
+)
+
+
+def _run_until(
+    stage: str,
+    conf: Sequence[Path],
+    overrides: Sequence[str],
+    *,
+    common: Common,
+    require_gpu: bool = False,
+) -> None:
     from pipeline.outcomes import as_data, show
     from pipeline.run import execute
 
-    outcome = as_data(execute(_load(conf, overrides), until=stage, around=_surroundings(common)))
+    around = _surroundings(common, require_gpu=require_gpu)
+    outcome = as_data(execute(_load(conf, overrides), until=stage, around=around))
     show(outcome, console=common.console)
     if outcome["verdict"] == "rejected":
         sys.exit(GATE_REFUSED)
@@ -207,31 +223,40 @@ def _run_until(stage: str, conf: Sequence[Path], overrides: Sequence[str], *, co
     metavar="K",
     help="Cross-validate instead: prepare, train and evaluate K folds in turn; nothing is registered.",
 )
+@_gpu_option
 @_common
-def run(conf: Sequence[Path], overrides: Sequence[str], folds: int | None, common: Common) -> None:
+def run(
+    conf: Sequence[Path], overrides: Sequence[str], folds: int | None, require_gpu: bool, common: Common
+) -> None:
     """Prepare, train, evaluate and register; what is already done is reused."""
     if folds is None:
-        _run_until("register", conf, overrides, common=common)
+        _run_until("register", conf, overrides, common=common, require_gpu=require_gpu)
         return
     from pipeline.folds import run_folds, show
 
-    found = run_folds(_load(conf, overrides), folds, around=_surroundings(common))
+    around = _surroundings(common, require_gpu=require_gpu)
+    found = run_folds(_load(conf, overrides), folds, around=around)
     show(found, console=common.console)
 
 
-def _stage_command(name: str, description: str) -> None:
-    @_with(recurra.command(name, help=description), *_settings_parameters)
+def _stage_command(name: str, description: str, *options: Command) -> None:
+    @_with(recurra.command(name, help=description), *_settings_parameters, *options)
     @_common
-    def command(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None:
-        _run_until(name, conf, overrides, common=common)
+    def command(
+        conf: Sequence[Path], overrides: Sequence[str], common: Common, require_gpu: bool = False
+    ) -> None:
+        _run_until(name, conf, overrides, common=common, require_gpu=require_gpu)
 
 
 _stage_command("prepare", "Check the data, split it and fit its encoding.")
-_stage_command("train", "Train the network, and freeze its best epoch.")
-_stage_command("evaluate", "Score the frozen model on the held-out rows, beside simple baselines.")
+_stage_command("train", "Train the network, and freeze its best epoch.", _gpu_option)
+_stage_command(
+    "evaluate", "Score the frozen model on the held-out rows, beside simple baselines.", _gpu_option
+)
 _stage_command(
     "register",
     "Register the model in MLflow, and promote it if it passes its gate and beats the champion.",
+    _gpu_option,
 )
 
 
@@ -306,9 +331,28 @@ def report(run_folder: str, open_it: bool, common: Common) -> None:
 
 
 @recurra.command()
+@click.argument("conf", nargs=-1, type=click.Path(path_type=Path), metavar="[CONF]...")
+@_settings_parameters[1]
+@click.option(
+    "--scaling",
+    is_flag=True,
+    help="Measure instead how fast CONF trains on 1, 2, 4, ... devices of this machine; it must be prepared.",
+)
+@click.option(
+    "--devices",
+    metavar="cpu:N|gpu:N|gpu:all",
+    help="With --scaling: how many devices to measure up to.  [default: train.devices, auto being all GPUs]",
+)
 @_common
-def doctor(common: Common) -> None:
-    """Versions, GPUs seen by TensorFlow and by Ray, cuDNN, tracker, disk."""
+def doctor(
+    conf: Sequence[Path], overrides: Sequence[str], scaling: bool, devices: str | None, common: Common
+) -> None:
+    """Versions, GPUs seen by TensorFlow and by Ray, cuDNN, tracker, disk; or how CONF scales."""
+    if scaling != bool(conf) or (not scaling and (devices or overrides)):
+        raise click.UsageError("CONF, --set and --devices go with --scaling, and --scaling needs a CONF.")
+    if scaling:
+        _measure_scaling(conf, overrides, devices, common=common)
+        return
     from pipeline.checks import doctor as examine
 
     rows, healthy = examine(_surroundings(common))
@@ -317,6 +361,17 @@ def doctor(common: Common) -> None:
     else:
         common.console.table("", ["what", "found"], [[row["what"], row["found"]] for row in rows])
     sys.exit(0 if healthy else 3)
+
+
+def _measure_scaling(
+    conf: Sequence[Path], overrides: Sequence[str], devices: str | None, *, common: Common
+) -> None:
+    from pipeline.scaling import scaling, show
+
+    # As one more setting, it is checked and refused like the others.
+    changed = [*overrides, *([] if devices is None else [f"train.devices={devices}"])]
+    found = scaling(_load(conf, overrides), _surroundings(common), devices=_load(conf, changed).train.devices)
+    show(found, console=common.console)
 
 
 @recurra.command()
@@ -394,7 +449,7 @@ def _load(conf: Sequence[Path], overrides: Sequence[str]) -> "Settings":
     return load(conf, overrides)
 
 
-def _surroundings(common: Common) -> "Surroundings":
+def _surroundings(common: Common, *, require_gpu: bool = False) -> "Surroundings":
     from pipeline.backends.signals import Signals
     from pipeline.run import Surroundings
 
@@ -406,4 +461,5 @@ def _surroundings(common: Common) -> "Surroundings":
         address=common.address,
         console=common.console,
         signals=signals,
+        require_gpu=require_gpu,
     )

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.evaluation import charts
+from components.training.progress import MUCH_WAITING, waiting_share
 from conf.schema import Settings
 from pipeline.backends.workspace import RunFolder
 
@@ -69,6 +70,7 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "baselines": baselines,
         "history": history,
         "training_sentence": _training(history, folder.summary("train")),
+        "training_hint": _training_hint(history),
         "worst": [_worst(each, settings.task) for each in details.get("worst", [])],
         "per_class": details.get("per_class", []),
         "most_classes": MOST_CLASSES,
@@ -101,9 +103,20 @@ def _training(history: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] |
     seconds = sum(entry["seconds"] for entry in history)
     rate = sorted(entry["steps_per_second"] for entry in history)[len(history) // 2]
     text = f"{len(history)} epochs in {seconds:.0f} s, {rate:,.0f} time steps per second (median)"
+    text += f", {waiting_share(history):.1%} of the time waiting for input"
     if summary:
         text += f"; {summary['parameters']:,} parameters; epoch {summary['best_epoch']} was kept"
-    return f"{text}."
+    kernel = history[-1].get("kernel")
+    return f"{text}. Kernel: {kernel}." if kernel else f"{text}."
+
+
+def _training_hint(history: Sequence[Mapping[str, Any]]) -> str:
+    if waiting_share(history) <= MUCH_WAITING:
+        return ""
+    return (
+        "Training waited for its batches: larger ones (train.batch_size) or faster CPU cores would help more "
+        "than faster devices."
+    )
 
 
 def _worst(row: Mapping[str, Any], task: str) -> dict[str, Any]:

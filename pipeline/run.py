@@ -20,7 +20,7 @@ from components.data import vectors
 from components.data.readers import expand
 from components.data.readers.paths import File, relative_names
 from components.errors import DataError
-from conf.load import resolved
+from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
 from pipeline import report
 from pipeline.backends import tracking, workspace
@@ -32,7 +32,7 @@ from pipeline.stages.evaluate import baselines, evaluate
 from pipeline.stages.predict import predict
 from pipeline.stages.prepare import prepare
 from pipeline.stages.register import attach_report, register
-from pipeline.stages.train import train
+from pipeline.stages.train import require_gpu, train
 
 STAGES = ("prepare", "train", "evaluate", "register")
 
@@ -97,6 +97,10 @@ class Plan:
         """Whether one earlier run already has every result wanted."""
         return self.folder is not None and all(stage.source == self.folder for stage in self.stages)
 
+    def runs(self, name: str) -> bool:
+        """Whether this stage would run."""
+        return any(stage.name == name and stage.source is None for stage in self.stages)
+
 
 @dataclass(frozen=True)
 class StageReport:
@@ -125,6 +129,7 @@ class Surroundings:
     address: str | None
     console: Console
     signals: Signals
+    require_gpu: bool = False  # training without one is refused
 
 
 def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = STAGES[-1]) -> Plan:
@@ -262,17 +267,48 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
 
     Raises:
         RecurraError: what a stage raised; run.json and MLflow then say that it failed.
+        ClusterError: a GPU is required to train and there is none; nothing was written.
+        SettingsError: a GPU is required and the settings ask for CPUs.
     """
     planned = plan(settings, storage=around.storage, tracking_uri=around.tracking_uri, until=until)
     if planned.nothing_to_do and planned.folder is not None:
         if tracking.has_unsent(planned.folder, around.tracking_uri):
             tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
         return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
+    cluster = _cluster(settings, around, num_nodes=settings.train.nodes if planned.runs("train") else 1)
+    if around.require_gpu and planned.runs("train"):
+        _require_gpu(settings, cluster)
     with ExitStack() as stack:
         folder = _own_folder(planned, stack)
         around.console.note(f"Run {folder.run_id} in {folder.path}")
         _write_settings(folder, settings)
-        return Outcome(folder, _Work(settings, planned, folder, around, stack).run())
+        return Outcome(folder, _Work(settings, planned, folder, cluster, around, stack).run())
+
+
+def _cluster(settings: Settings, around: Surroundings, *, num_nodes: int) -> Cluster:
+    num_cpus, num_gpus = resources(settings.train.devices)
+    cluster = Cluster(
+        address=around.address,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        num_nodes=num_nodes,
+        note=around.console.detail,
+    )
+    # Ray brings handlers of its own, so ours go in after it.
+    cluster.on_attach.append(around.signals.install)
+    return cluster
+
+
+def _require_gpu(settings: Settings, cluster: Cluster) -> None:
+    """Ask the process that is to train; when all is well, it stays to do so."""
+    devices = settings.train.devices
+    if devices.startswith("cpu"):
+        hint = "Set it to auto or gpu:N, or leave --require-gpu out."
+        raise SettingsError([Problem("--require-gpu", "train.devices", f"received {devices}", hint)])
+    with ExitStack() as unless_all_is_well:
+        unless_all_is_well.enter_context(cluster)
+        cluster.worker().call(require_gpu)
+        unless_all_is_well.pop_all()
 
 
 def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
@@ -302,16 +338,17 @@ class _Work:
     """The stages of one held run, and what they share."""
 
     def __init__(
-        self, settings: Settings, planned: Plan, folder: RunFolder, around: Surroundings, stack: ExitStack
+        self,
+        settings: Settings,
+        planned: Plan,
+        folder: RunFolder,
+        cluster: Cluster,
+        around: Surroundings,
+        stack: ExitStack,
     ) -> None:
         self.settings, self.planned, self.folder, self.around = settings, planned, folder, around
         stack.push(self._leave_nothing)
-        num_cpus, num_gpus = resources(settings.train.devices)
-        self.cluster = stack.enter_context(
-            Cluster(address=around.address, num_cpus=num_cpus, num_gpus=num_gpus, note=around.console.detail)
-        )
-        # Ray brings handlers of its own, so ours go in after it.
-        self.cluster.on_attach.append(around.signals.install)
+        self.cluster = stack.enter_context(cluster)
         self.tracker = stack.enter_context(
             tracking.open_run(
                 around.tracking_uri,
@@ -340,7 +377,7 @@ class _Work:
         self.folder.update(mlflow_run_id=self.tracker.mlflow_run_id())
         report.write(self.folder, self.settings)
         self.tracker.log_artifact(self.folder.report)
-        if self._runs("register"):
+        if self.planned.runs("register"):
             attach_report(self.folder, tracker=self.tracker)
         return tuple(reports)
 
@@ -381,7 +418,7 @@ class _Work:
                 if other != self.folder and other.is_done("prepare", stage.key):
                     workspace.take_over("prepare", other, self.folder)
                     return {**other.stage("prepare")["summary"], "from_run": other.run_id}
-            if self._runs("train"):
+            if self.planned.runs("train"):
                 self.cluster.prewarm()
             summary = prepare(self.settings, **self.shared)
             # Said while the lock is held, so that the next holder can see it.
@@ -389,7 +426,7 @@ class _Work:
             return summary
 
     def _train(self, stage: Planned) -> dict[str, Any]:
-        if self._runs("evaluate"):
+        if self.planned.runs("evaluate"):
             # Small models beside the network's training: a core is free while the other one steps.
             self.baselines = self.cluster.background(
                 baselines, settings=self.settings, folder=self.folder.path
@@ -409,14 +446,11 @@ class _Work:
 
     def _start_proof(self) -> None:
         """Let the process that will prove the model load its libraries beside other work."""
-        if self._runs("register") and self.tracker.proof is None:
+        if self.planned.runs("register") and self.tracker.proof is None:
             self.tracker.start_proof(self.stack)
 
     def _register(self, stage: Planned) -> dict[str, Any]:
         return register(self.settings, tracker=self.tracker, **self.shared)
-
-    def _runs(self, name: str) -> bool:
-        return any(stage.name == name and stage.source is None for stage in self.planned.stages)
 
 
 def resources(devices: str) -> tuple[int, int | str]:

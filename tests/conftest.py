@@ -87,7 +87,7 @@ def make_bundle() -> Callable[..., Path]:
         from components.networks import models
         from components.served.encoding import Encoding
         from components.served.numbers import NumericEncoding
-        from components.training.rules import allowed
+        from components.training.rules import rules_of
         from conf.schema import ModelSettings
 
         inputs = [
@@ -95,19 +95,24 @@ def make_bundle() -> Callable[..., Path]:
             for column, features in columns
         ]
         encoding = encoding or Encoding(task, tuple(inputs), tuple(labels))
+        settings = ModelSettings.model_validate(
+            {"cell": "gru", "units": 4, "bidirectional": True, **(model or {})}
+        )
+        reason = models.why_not_stepwise(settings, task=encoding.task, max_length=encoding.max_length)
         network = models.build(
-            ModelSettings.model_validate({"cell": "gru", "units": 4, "bidirectional": True, **(model or {})}),
+            settings,
             task=encoding.task,
             slots=encoding.slots,
             num_classes=encoding.num_classes,
             seed=seed,
-            allowed=allowed(encoding.labels, encoding.scheme),
+            allowed=rules_of(encoding),
         )
         rng = np.random.default_rng(seed)
         network.load([rng.normal(size=value.shape).astype(np.float32) for value in network.weights()])
         bundles.write(
             folder,
-            export=lambda path: models.export(network, path),
+            export=lambda path: models.export(network, path, stepwise=reason is None),
+            not_stepwise=reason,
             encoding=encoding,
             name="small",
             epoch=3,

@@ -46,6 +46,14 @@ class Batch:
         """Real steps, filler not counted."""
         return int(self.lengths[self.rows >= 0].sum())
 
+    def part(self, index: int, parts: int) -> "Batch":
+        """One of as many equal parts of its rows."""
+        size = len(self.rows) // parts
+        mine = slice(size * index, size * (index + 1))
+        return Batch(
+            self.rows[mine], self.x[mine], self.lengths[mine], self.targets[mine], self.weights[mine]
+        )
+
 
 @dataclass(frozen=True)
 class SequenceSet:
@@ -128,19 +136,25 @@ class SequenceSet:
         weights: np.ndarray | None = None,
         multiple_of: int = 1,
         pad_to: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Batch:
-        """The given rows as one padded batch.
+        """The given rows as one padded batch, or a part of it.
 
         Args:
             rows: places in the set, (b,).
             weights: what each row's loss is multiplied with, (b,); 1 when not given.
             multiple_of: filler rows are added until the batch is a multiple of this (replicas).
             pad_to: padded length; the longest of the rows when not given.
+            share: `(i, n)` gives the i-th of n equal parts, padded like the whole, when `multiple_of` is a
+                multiple of n (workers).
         """
         size = -(-len(rows) // multiple_of) * multiple_of
+        padded = int(pad_to or max((self.offsets[rows + 1] - self.offsets[rows]).max(), 1))
+        index, parts = share
+        mine = slice(size * index // parts, size * (index + 1) // parts)
+        size, rows, weights = mine.stop - mine.start, rows[mine], None if weights is None else weights[mine]
         lengths = np.ones(size, np.int32)
         lengths[: len(rows)] = self.offsets[rows + 1] - self.offsets[rows]
-        padded = int(pad_to or lengths.max())
         x = np.zeros((size, padded, self.x.shape[1]), np.float32)
         targets = np.zeros((size, padded) if self.per_step else size, np.int32)
         for i, (start, stop) in enumerate(zip(self.offsets[rows], self.offsets[rows + 1], strict=True)):

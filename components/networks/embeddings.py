@@ -53,7 +53,7 @@ class _Symbol:
     def __init__(self, slot: Slot, seed: int, vectors: np.ndarray | None) -> None:
         if slot.fixed and vectors is None:
             raise ValueError(f"{slot} has fixed vectors, but they are not given")
-        self.width = slot.embedding
+        self.width, self.once = slot.embedding, slot.once
         self.num_learnt = slot.size - slot.fixed
         self.table = _table(self.num_learnt, slot.embedding, seed)
         self.parts = [self.table]
@@ -66,7 +66,7 @@ class _Symbol:
             self.table.embeddings.assign(np.concatenate([drawn, vectors]))
 
     def __call__(self, x: Tensor, noise: Noise | None) -> Tensor:
-        symbols = _some_unknown(tf.cast(x[..., 0], tf.int32), UNKNOWN, noise)
+        symbols = _some_unknown(tf.cast(x[..., 0], tf.int32), UNKNOWN, noise, once=self.once)
         if len(self.parts) == 1:
             return self.table(symbols)
         learnt = self.table(tf.minimum(symbols, self.num_learnt - 1))
@@ -219,8 +219,9 @@ def _spelt(x: Tensor, noise: Noise | None) -> Tensor:
     return tf.where(characters != PADDING, _some_unknown(characters, UNKNOWN_CHARACTER, noise), PADDING)
 
 
-def _some_unknown(numbers: Tensor, unknown: int, noise: Noise | None) -> Tensor:
-    """The numbers, while training a few of them made unknown."""
+def _some_unknown(numbers: Tensor, unknown: int, noise: Noise | None, *, once: bool = False) -> Tensor:
+    """The numbers, while training a few of them made unknown; with `once` at all steps of a sequence."""
     if noise is None:
         return numbers
-    return tf.where(noise.keep_mask(tf.shape(numbers), UNKNOWN_RATE) > 0, numbers, unknown)
+    shape = tf.stack([tf.shape(numbers)[0], 1]) if once else tf.shape(numbers)
+    return tf.where(noise.keep_mask(shape, UNKNOWN_RATE) > 0, numbers, unknown)

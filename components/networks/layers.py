@@ -183,15 +183,18 @@ class Direction:
 
 def last_step(outputs: list[Tensor], lengths: Tensor) -> Tensor:
     """Final state of each direction: the last real step going forward, the first step going backward."""
-    forward = tf.gather(outputs[0], lengths - 1, axis=1, batch_dims=1)
+    # Of a row that has ended there may be no step here: whatever stands first then, as it must be a place.
+    forward = tf.gather(outputs[0], tf.maximum(lengths - 1, 0), axis=1, batch_dims=1)
     return tf.concat([forward, *(backward[:, 0] for backward in outputs[1:])], axis=-1)
 
 
 def mean_step(outputs: list[Tensor], lengths: Tensor) -> Tensor:
     """Mean over real steps, (B, U)."""
     x = tf.concat(outputs, axis=-1)
-    real = tf.sequence_mask(lengths, tf.shape(x)[1], dtype=x.dtype)[..., tf.newaxis]
-    return tf.reduce_sum(x * real, axis=1) / tf.cast(lengths, x.dtype)[:, tf.newaxis]
+    real = tf.sequence_mask(lengths, tf.shape(x)[1], dtype=tf.float32)[..., tf.newaxis]
+    # Many numbers of float16 do not add up to their sum in float16.
+    mean = tf.reduce_sum(tf.cast(x, tf.float32) * real, axis=1) / tf.cast(lengths, tf.float32)[:, tf.newaxis]
+    return tf.cast(mean, x.dtype)
 
 
 def max_step(outputs: list[Tensor], lengths: Tensor) -> Tensor:

@@ -482,6 +482,9 @@ def export(network: Classifier | Labeller, folder: Path, *, stepwise: bool = Fal
             return {"tags": tags, "log_probabilities": log_probabilities}
 
     chain: Any = getattr(network, "chain", None)
+    if chain is None:
+        # Saving would trace it all the same.
+        del Exported.sequences
     exported = Exported()
     # Only the variables are tracked: a SavedModel of Keras layers would need Keras to be opened.
     exported.weights = [variable.value for variable in (*network.variables, *network.embeddings.frozen)]

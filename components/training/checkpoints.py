@@ -36,21 +36,28 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run. `key` names the settings and data they belong to."""
+    """The checkpoints of one run. `key` names the settings and data they belong to.
+
+    Of several workers one writes; the others, with `writes=False`, only read.
+    """
 
     folder: Path
     key: str
     keep: int = 2
+    writes: bool = True
 
     def save(self, arrays: list[np.ndarray], state: Mapping[str, Any]) -> None:
         """Write a checkpoint of step `state["step"]`, then drop all but the newest `keep`."""
+        if not self.writes:
+            return
         self._write(self.folder / f"step-{state['step']:08d}", arrays, state)
         for old in self._steps()[: -self.keep]:
             shutil.rmtree(old)
 
     def save_best(self, weights: list[np.ndarray], state: Mapping[str, Any]) -> None:
         """Replace the best epoch's weights."""
-        self._write(self.folder / BEST, weights, state)
+        if self.writes:
+            self._write(self.folder / BEST, weights, state)
 
     def load_best(self) -> Saved:
         """The best epoch's weights.
@@ -68,7 +75,8 @@ class Checkpoints:
         Raises:
             CheckpointError: every checkpoint is damaged, or belongs to other settings or data.
         """
-        self._sweep()
+        if self.writes:
+            self._sweep()
         steps = self._steps()
         damaged: list[str] = []
         for folder in reversed(steps):
@@ -93,6 +101,8 @@ class Checkpoints:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """The learning curve as a file of its own, for the report."""
+        if not self.writes:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{HISTORY}.tmp"
         temporary.write_text(json.dumps(history, indent=1), "utf8")

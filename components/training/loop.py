@@ -10,21 +10,23 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from components.data.batches import Batch, Plan, SequenceSet, ahead, static_lengths, training_plan
-from components.errors import TrainingDiverged
-from components.metrics import Tally
+from components.errors import CheckpointError, TrainingDiverged
+from components.metrics import SUMS, Sums, Tally
 from components.networks import models
+from components.networks.crf import Allowed
 from components.served.predictor import batches
-from components.training import optimizers, strategy
+from components.training import kernels, optimizers, strategy
 from components.training.checkpoints import Checkpoints
 from components.training.progress import Progress, is_better, plateau_scale
-from components.training.rules import allowed
 from components.training.steps import Steps
 from components.training.weighing import Weighing
+from components.training.workers import Votes, Workers
 from conf.schema import ModelSettings, TrainSettings
 
 REPORT_EVERY_SECONDS = 0.5
@@ -56,7 +58,7 @@ def fit(
     model: ModelSettings,
     training: TrainSettings,
     checkpoints: Checkpoints,
-    scheme: str = "none",
+    rules: Allowed | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Train from the newest checkpoint, or from the start, and yield progress.
@@ -73,16 +75,17 @@ def fit(
         model: settings of the network.
         training: settings of its training.
         checkpoints: where it is kept.
-        scheme: what the labels of steps spell: none, BIO or BIOES.
-        should_stop: asked after every step.
+        rules: which label of a step may follow which; for networks that heed them.
+        should_stop: asked after every step; of several workers about once a second, and any can stop all.
 
     Raises:
         DataError: a class weight is given for a label that the rows do not have.
         TrainingDiverged: the loss became NaN or infinite; no checkpoint holds such weights.
-        ClusterError: the devices asked for are not there.
-        CheckpointError: the checkpoints belong to other settings, or all are damaged.
+        ClusterError: the devices or the workers asked for are not there.
+        CheckpointError: the checkpoints belong to other settings, all are damaged, or workers read different
+            ones.
     """
-    run = _Run(train, valid, task, tuple(labels), model, training, checkpoints, scheme, should_stop)
+    run = _Run(train, valid, task, tuple(labels), model, training, checkpoints, rules, should_stop)
     return run.epochs()
 
 
@@ -96,18 +99,19 @@ class _Run:
         model: ModelSettings,
         training: TrainSettings,
         checkpoints: Checkpoints,
-        scheme: str,
+        rules: Allowed | None,
         should_stop: Callable[[], bool],
     ) -> None:
         self.train, self.valid, self.task, self.num_classes = train, valid, task, len(labels)
-        self.training, self.checkpoints, self.should_stop = training, checkpoints, should_stop
+        self.training, self.checkpoints = training, checkpoints
+        self.model = model
         self.metric = training.early_stopping.metric
         self.static = static_lengths(np.concatenate([train.lengths, valid.lengths])) if model.unroll else None
         self.weighing = Weighing.of(train, training, labels)
         self.at = _Position()
         steps_per_epoch = self._num_steps()
-        devices = strategy.choose(training.devices)
-        distribution = strategy.strategy(devices)
+        self.devices = devices = strategy.choose(training.devices, workers=training.nodes)
+        distribution = strategy.strategy(devices, workers=training.nodes)
         with distribution.scope():
             self.network = models.build(
                 model,
@@ -118,8 +122,10 @@ class _Run:
                 seed=training.seed,
                 unroll=model.unroll,
                 precision=training.precision,
-                allowed=allowed(labels, scheme),
+                allowed=rules,
             )
+            if training.truncate is not None:
+                kernels.use_loops(self.network)
             self.optimizer, self.schedule = optimizers.build(
                 training, total_steps=training.epochs * steps_per_epoch
             )
@@ -135,10 +141,17 @@ class _Run:
                 loss_scaling=training.precision == "float16",
                 unrolled=model.unroll,
             )
+        self.votes = Votes(self.steps.workers, should_stop)
         self.resumed = self._resume()
 
     def _resume(self) -> bool:
         saved = self.checkpoints.load()
+        steps = self.steps.workers.gathered(np.array([-1 if saved is None else saved.state["step"]]))
+        if (steps != steps[0]).any():
+            raise CheckpointError(
+                f"The workers read different checkpoints in {self.checkpoints.folder}.",
+                hint="The storage must be one folder that all machines share.",
+            )
         if saved is None:
             return False
         for variable, value in zip(self._variables(), saved.arrays, strict=True):
@@ -182,10 +195,10 @@ class _Run:
 
     def _train_epoch(self) -> Iterator[Progress]:
         self.schedule.scale.assign(self._plateau())
-        plan = self._plan()[self.at.batch :]
+        plan, lengths = self._plan()[self.at.batch :], self.train.lengths
         unread: list[tuple[Any, float]] = []
         reported = saved = entered = left = time.monotonic()
-        for parts, masses in ahead(self._training_batches, plan):
+        for rows, (parts, masses) in zip(plan, ahead(self._training_batches, plan), strict=True):
             begun = time.monotonic()
             self.at.waiting_seconds += begun - left
             unread += zip(self._step(parts), masses, strict=True)
@@ -196,8 +209,8 @@ class _Run:
             self.at.step_seconds += now - begun
             self.at.batch += 1
             self.at.step += len(parts) if self.training.truncate else 1
-            self.at.num_steps_done += sum(batch.num_steps for batch in parts)
-            stop = self.should_stop()
+            self.at.num_steps_done += sum(int(lengths[batch].sum()) for batch in rows)
+            stop = self.votes.stop()
             checkpoint_due = now - saved >= self.training.checkpoint_seconds
             if stop or checkpoint_due or now - reported >= REPORT_EVERY_SECONDS:
                 self._read(unread)
@@ -223,13 +236,17 @@ class _Run:
         return self.steps.train_stretches(parts) if self.training.truncate else self.steps.train(parts)
 
     def _training_batches(self, plan: Plan) -> tuple[list[Batch], list[float]]:
-        """The batches of one step, weighted as one, or the stretches of a batch; and their masses."""
+        """The batches of one step, weighted as one, or the stretches of a batch; and their masses.
+
+        Weights, masses and padding are those of the whole batches, the rows this worker's.
+        """
+        workers = self.steps.workers
         if self.training.truncate is not None:
             rows = plan[0]
             weights = self.weighing.factors[rows]
             batch = self.train.batch(rows, weights=weights, multiple_of=self.steps.num_replicas)
             stretches = self.weighing.stretches(batch, self.training.truncate)
-            return [part for part, _ in stretches], [mass for _, mass in stretches]
+            return [part.part(*workers.share) for part, _ in stretches], [mass for _, mass in stretches]
         mass = float(sum(self.weighing.masses[rows].sum() for rows in plan))
         parts = [
             self.train.batch(
@@ -237,6 +254,7 @@ class _Run:
                 weights=self.weighing.factors[rows] / mass,
                 multiple_of=self.steps.num_replicas,
                 pad_to=self._static_length(self.train, rows),
+                share=workers.share,
             )
             for rows in plan
         ]
@@ -274,6 +292,7 @@ class _Run:
             "waiting_seconds": at.waiting_seconds,
             "steps_per_second": at.num_steps_done / max(at.seconds, 1e-9),
             "learning_rate": float(self.optimizer.learning_rate.numpy()),
+            "kernel": self.kernel,
         }
         done = self._progress("epoch", metrics=scores, is_best=is_best, epoch=at.epoch + 1)
         self.at = _Position(epoch=at.epoch + 1, step=at.step, history=[*at.history, entry])
@@ -282,6 +301,12 @@ class _Run:
         self._save()
         self.checkpoints.write_history(self.at.history)
         return Progress(**{**done.__dict__, "history": tuple(self.at.history)})
+
+    @cached_property
+    def kernel(self) -> str:
+        """What the recurrence runs on; to be asked once steps were taken."""
+        graphs = self.steps.training_graphs()
+        return kernels.describe(self.model, self.training, self.devices, graphs=graphs)
 
     def _scores(self, weights: list[np.ndarray]) -> dict[str, float]:
         """Scores on the validation rows under these weights, which are put away again afterwards."""
@@ -292,6 +317,8 @@ class _Run:
         return scores
 
     def _save(self) -> None:
+        if not self.checkpoints.writes:
+            return
         arrays = [variable.numpy() for variable in self._variables()]
         if not all(np.isfinite(array).all() for array in arrays):
             raise self._diverged("A weight")
@@ -322,6 +349,8 @@ class _Run:
             loss=at.loss_sum / at.mass if at.mass else math.nan,
             metrics=metrics or {},
             steps_per_second=at.num_steps_done / max(at.seconds, 1e-9),
+            seconds=at.seconds,
+            waiting_seconds=at.waiting_seconds,
             is_best=is_best,
             history=tuple(at.history),
         )
@@ -334,14 +363,18 @@ def evaluate(
     num_classes: int,
     pad_to: Callable[[SequenceSet, np.ndarray], int | None] = lambda split, rows: None,
 ) -> dict[str, float]:
-    """Scores of the network on every row of a split, once each, whatever the batches and replicas."""
+    """Scores of the network on every row of a split, once each, whatever the batches and replicas.
+
+    Workers take turns at the batches, and all get the scores of the whole.
+    """
     task = "labelling" if split.per_step else "classification"
     tally = Tally.empty(num_classes, task)
 
     def build(rows: np.ndarray) -> Batch:
-        return split.batch(rows, multiple_of=steps.num_replicas, pad_to=pad_to(split, rows))
+        return split.batch(rows, multiple_of=steps.num_local, pad_to=pad_to(split, rows))
 
-    for batch in ahead(build, batches(split.lengths)):
+    workers = steps.workers
+    for batch in ahead(build, batches(split.lengths)[workers.index :: workers.count]):
         predicted = steps.evaluate(batch)
         real = batch.rows >= 0
         lengths = batch.lengths[real]
@@ -357,4 +390,13 @@ def evaluate(
                 predicted.confidence[real],
             )
         tally.update(truth, labels, confidence, lengths, predicted.losses[real])
-    return tally.scores()
+    return Tally(_over_workers(tally.sums, workers), task).scores()
+
+
+def _over_workers(sums: Sums, workers: Workers) -> Sums:
+    """The sums of all workers, added in the same order on each."""
+    fields = [np.asarray(getattr(sums, name)) for name in SUMS]
+    total = workers.gathered(np.concatenate([field.ravel() for field in fields])).sum(axis=0)
+    ends = np.cumsum([field.size for field in fields])[:-1]
+    parts = np.split(total, ends)
+    return Sums(*(part.reshape(field.shape) for part, field in zip(parts, fields, strict=True)))

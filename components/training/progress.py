@@ -1,11 +1,14 @@
 """What the loop says of itself, readable where TensorFlow is not loaded."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from components.metrics import METRICS
+
+# The share of the time from which waiting for batches is what slows training down.
+MUCH_WAITING = 0.2
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Progress:
     loss: float = math.nan  # training loss of this epoch so far
     metrics: dict[str, float] = field(default_factory=dict)  # on the validation split, once per epoch
     steps_per_second: float = 0.0  # real time steps
+    seconds: float = 0.0  # of this epoch so far
+    waiting_seconds: float = 0.0  # of those, with no batch ready
     is_best: bool = False
     history: tuple[dict[str, Any], ...] = ()
 
@@ -41,6 +46,12 @@ def epochs_without_gain(history: Sequence[dict[str, Any]], metric: str) -> int:
         value = entry["valid"][metric]
         best, since = (value, 0) if is_better(metric, value, best) else (best, since + 1)
     return since
+
+
+def waiting_share(history: Sequence[Mapping[str, Any]]) -> float:
+    """The share of these epochs' time in which the devices had no batch, 0 to 1."""
+    seconds = sum(entry["seconds"] for entry in history)
+    return sum(entry["waiting_seconds"] for entry in history) / seconds if seconds else 0.0
 
 
 def plateau_scale(history: Sequence[dict[str, Any]], metric: str, *, patience: int, factor: float) -> float:

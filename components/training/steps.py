@@ -1,4 +1,4 @@
-"""The training step and the evaluation step, exact on any number of replicas.
+"""The training step and the evaluation step, exact on any number of replicas and workers.
 
     global batch ─ rows r*b .. (r+1)*b to replica r ─ sum(weights * loss) ─ gradients summed over replicas
                                                                           ├ of the step's other batches too
@@ -21,6 +21,7 @@ from components.data.batches import Batch
 from components.networks.layers import Noise
 from components.networks.losses import PLAIN, Criterion
 from components.networks.models import Carried
+from components.training.workers import Workers
 
 # Of float16 (Micikevicius et al. 2018, arXiv:1710.03740): doubled after that many steps without overflow.
 FIRST_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2_000
@@ -86,13 +87,15 @@ class Steps:
         self.network, self.optimizer, self.strategy = network, optimizer, strategy
         self.clip_norm, self.seed, self.criterion, self.ema = clip_norm, seed, criterion, ema
         self.num_replicas = strategy.num_replicas_in_sync
+        self.workers = Workers.of(strategy)
+        self.num_local = self.num_replicas // self.workers.count
         self.unrolled = unrolled
         optimizer.build(network.variables)
         variables = network.variables
         self.sums = [_slot(tf.zeros(v.shape), "sum") for v in variables] if accumulate > 1 else []
         self.averages = [_slot(v.value, "average") for v in variables] if ema is not None else []
         self.scaling = _Scaling() if loss_scaling else None
-        self._graphs: dict[tuple[str, int | None], Callable[..., Any]] = {}
+        self._graphs: dict[tuple[str, int | None], Any] = {}
 
     @property
     def state(self) -> list[Any]:
@@ -104,7 +107,8 @@ class Steps:
         """One optimizer step on batches whose rows are a multiple of the replicas; returns their losses.
 
         Each is the weighted sum over all replicas before the step, a float32 scalar left on the device:
-        reading it waits for the step. The loss of the step is the sum of all.
+        reading it waits for the step. The loss of the step is the sum of all. Of several workers each gives
+        its part of the rows.
         """
         return [
             self._call("add" if place < len(batches) - 1 else "train", batch, place)[0]
@@ -126,7 +130,7 @@ class Steps:
         return losses
 
     def evaluate(self, batch: Batch) -> Predicted:
-        """Labels, their probabilities and the loss per row, without dropout."""
+        """Labels, their probabilities and the loss per row, without dropout; each worker for itself."""
         graph = self._graph("evaluate", batch)
         labels, confidence, losses = graph(batch.x, batch.lengths, batch.targets)
         return Predicted(labels.numpy(), confidence.numpy(), losses.numpy())
@@ -134,6 +138,11 @@ class Steps:
     def averaged(self) -> list[np.ndarray]:
         """The weights to validate and to keep: the moving averages where there are any."""
         return [average.numpy() for average in self.averages] or self.network.weights()
+
+    def training_graphs(self) -> list[tf.Graph]:
+        """The graphs of training steps, as far as they are traced."""
+        traced = [graph for (name, _), graph in self._graphs.items() if name != "evaluate"]
+        return [graph.get_concrete_function().graph for graph in traced]
 
     def _call(self, name: str, batch: Batch, place: int, *state: Any) -> list[tf.Tensor]:
         graph = self._graph(name, batch)
@@ -259,17 +268,19 @@ class Steps:
         return tuple(map(self._whole, results))
 
     def _whole(self, rows: Any) -> tf.Tensor:
-        """The rows of all replicas in the order of the batch."""
+        """The rows of all replicas of this process in the order of its batch."""
         return tf.concat(self.strategy.experimental_local_results(rows), axis=0)
 
     def _slice(
         self, context: tf.distribute.ReplicaContext, num_rows: tf.Tensor
     ) -> tuple[slice, tf.Tensor | int]:
+        """The replica's rows of this process's batch, and the place of the first in the whole batch."""
         if self.num_replicas == 1:
             return slice(None), 0
-        share = num_rows // self.num_replicas
-        first = share * context.replica_id_in_sync_group
-        return slice(first, first + share), first
+        share = num_rows // self.num_local
+        replica = context.replica_id_in_sync_group
+        first = share * (replica % self.num_local)
+        return slice(first, first + share), share * replica
 
 
 def _slot(value: tf.Tensor, name: str) -> tf.Variable:

@@ -2,9 +2,14 @@
 
 1 device   no distribution
 N devices  MirroredStrategy: one copy of the weights each, gradients summed
+N workers  MultiWorkerMirroredStrategy: the same over processes on several machines, named by TF_CONFIG
 """
 
+import json
+import os
+import socket
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -36,18 +41,22 @@ def num_gpus_wanted(devices: str, *, visible: int) -> int:
     return int(count)
 
 
-def choose(devices: str) -> Devices:
+def choose(devices: str, *, workers: int = 1) -> Devices:
     """Find the devices and set them up; call it before TensorFlow runs its first operation.
 
-    GPUs grow their memory instead of taking all of it; `cpu:N` makes N logical CPU devices.
+    GPUs grow their memory instead of taking all of it, and those not asked for are put out of sight;
+    `cpu:N` makes N logical CPU devices, but of several workers each has one, whatever N.
 
     Raises:
         ClusterError: fewer GPUs than asked for, or a GPU this TensorFlow cannot use.
     """
     gpus = tf.config.list_physical_devices("GPU")
     wanted = num_gpus_wanted(devices, visible=len(gpus))
+    if gpus and wanted <= len(gpus):
+        # Without this, what runs on no named device would run on a GPU that was not asked for.
+        tf.config.set_visible_devices(gpus[:wanted], "GPU")
     if wanted == 0:
-        count = int(devices.partition(":")[2] or 1) if devices.startswith("cpu") else 1
+        count = int(devices.partition(":")[2] or 1) if devices.startswith("cpu") and workers == 1 else 1
         return Devices("CPU", _logical_cpus(count))
     if wanted > len(gpus):
         raise ClusterError(
@@ -55,25 +64,80 @@ def choose(devices: str) -> Devices:
             hint="Set train.devices to auto or cpu:1, or run where there are GPUs (`recurra doctor`).",
         )
     for gpu in gpus[:wanted]:
-        details = tf.config.experimental.get_device_details(gpu)
-        if details.get("compute_capability", (0, 0)) > LAST_CAPABILITY:
-            raise ClusterError(
-                f"{details.get('device_name', gpu.name)} has compute capability "
-                f"{'.'.join(map(str, details['compute_capability']))}; TensorFlow {tf.__version__} supports "
-                f"up to {'.'.join(map(str, LAST_CAPABILITY))}.",
-                hint="Use an older GPU, or train.devices=cpu:1.",
-            )
+        if fault := _fault(gpu):
+            raise ClusterError(f"{fault}.", hint="Use an older GPU, or train.devices=cpu:1.")
         tf.config.experimental.set_memory_growth(gpu, True)
     return Devices("GPU", tuple(f"GPU:{i}" for i in range(wanted)))
 
 
-def strategy(devices: Devices) -> tf.distribute.Strategy:
-    """MirroredStrategy over several devices, the default strategy for one."""
+def num_gpus() -> int:
+    """GPUs that TensorFlow sees and can use."""
+    return sum(_fault(gpu) is None for gpu in tf.config.list_physical_devices("GPU"))
+
+
+def require_gpu() -> None:
+    """Nothing where TensorFlow, in this process, sees a GPU that it can use.
+
+    Raises:
+        ClusterError: it sees none; says what it does see.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    faults = [_fault(gpu) for gpu in gpus]
+    if not all(faults):
+        return
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = "; ".join(fault for fault in faults if fault) or "no GPU at all"
+    if not gpus and hidden is not None:
+        seen += f" (CUDA_VISIBLE_DEVICES is {hidden!r})"
+    raise ClusterError(
+        f"--require-gpu: where training would run ({socket.gethostname()}), TensorFlow {tf.__version__} sees "
+        f"no GPU that it can use: {seen}.",
+        hint="`recurra doctor` compares what the driver, TensorFlow and Ray see; TensorFlow needs its CUDA "
+        "libraries (pip install '.[gpu]'). Leave --require-gpu out to train on CPUs.",
+    )
+
+
+def _fault(gpu: tf.config.PhysicalDevice) -> str | None:
+    """Why TensorFlow cannot use this GPU; None if it can."""
+    details = tf.config.experimental.get_device_details(gpu)
+    capability = details.get("compute_capability", (0, 0))
+    if capability <= LAST_CAPABILITY:
+        return None
+    return (
+        f"{details.get('device_name', gpu.name)} has compute capability {_dotted(capability)}; "
+        f"TensorFlow {tf.__version__} supports up to {_dotted(LAST_CAPABILITY)}"
+    )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def strategy(devices: Devices, *, workers: int = 1) -> tf.distribute.Strategy:
+    """MirroredStrategy over several devices, the default strategy for one.
+
+    With several workers MultiWorkerMirroredStrategy, which waits until all are there.
+
+    Raises:
+        ClusterError: TF_CONFIG does not name so many workers.
+    """
+    if workers > 1:
+        named = len(_environment().get("cluster", {}).get("worker", ()))
+        if named != workers:
+            raise ClusterError(
+                f"train.nodes is {workers}, but TF_CONFIG names {named} workers.",
+                hint="`recurra train` starts the workers and sets it.",
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
     if devices.count == 1:
         return tf.distribute.get_strategy()
     # Without NCCL the sum over logical CPUs or GPUs of one machine is an ordinary reduction.
     reduction = None if devices.kind == "GPU" else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(list(devices.names), cross_device_ops=reduction)
+
+
+def _environment() -> dict[str, Any]:
+    return json.loads(os.environ.get("TF_CONFIG", "") or "{}")
 
 
 def _logical_cpus(count: int) -> tuple[str, ...]:
@@ -91,13 +155,15 @@ def describe() -> dict[str, str]:
     names = []
     for gpu in gpus:
         details = tf.config.experimental.get_device_details(gpu)
-        capability = details.get("compute_capability", (0, 0))
-        too_new = " (too new for this TensorFlow)" if capability > LAST_CAPABILITY else ""
-        names.append(f"{details.get('device_name', gpu.name)} {'.'.join(map(str, capability))}{too_new}")
-    if build.get("is_cuda_build") and gpus:
-        kernels = (
-            f"cuDNN {build.get('cudnn_version', '?')}; fused GRU and LSTM unless model.dropout.recurrent"
-        )
-    else:
+        name = f"{details.get('device_name', gpu.name)} {_dotted(details.get('compute_capability', (0, 0)))}"
+        names.append(_fault(gpu) or name)
+    if not gpus:
         kernels = "not used: no GPU"
+    elif all(map(_fault, gpus)):
+        kernels = "not used: no GPU that this TensorFlow can use"
+    else:
+        kernels = (
+            f"cuDNN {build.get('cudnn_version', '?')}; fused GRU and LSTM unless model.dropout.recurrent, "
+            "model.unroll or train.truncate"
+        )
     return {"GPUs seen by TensorFlow": "; ".join(names) or "none", "cuDNN": kernels}

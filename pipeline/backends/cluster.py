@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,7 +45,7 @@ class Future:
 
     def result(self) -> Any:
         """Wait for the result; raises what the task raised."""
-        return _get(self._reference)
+        return result(self._reference)
 
 
 class Worker:
@@ -56,17 +56,20 @@ class Worker:
 
     def call(self, function: Callable[..., Any], **kwargs: Any) -> Any:
         """The function's result."""
-        return _get(self._actor.call.remote(function, kwargs))
+        return result(self._actor.call.remote(function, kwargs))
 
     def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
         """The items of a generator function, as they come."""
         items = self._actor.stream.options(num_returns="streaming").remote(function, kwargs)
         for reference in items:
-            yield _get(reference)
+            yield result(reference)
 
 
 class Cluster:
-    """A Ray cluster, not yet attached. `num_cpus` and `num_gpus` are what the worker holds."""
+    """A Ray cluster, not yet attached.
+
+    `num_cpus` and `num_gpus` are what the worker holds, and so does each of `num_nodes` that train together.
+    """
 
     def __init__(
         self,
@@ -74,10 +77,11 @@ class Cluster:
         address: str | None,
         num_cpus: int = 1,
         num_gpus: int | str = 0,
+        num_nodes: int = 1,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.address, self.note = address, note
-        self.num_cpus, self.num_gpus = num_cpus, num_gpus
+        self.num_cpus, self.num_gpus, self.num_nodes = num_cpus, num_gpus, num_nodes
         self.on_attach: list[Callable[[], None]] = []
         self._ray: Any = None
         self._worker: Worker | None = None
@@ -101,7 +105,7 @@ class Cluster:
 
     def prewarm(self) -> None:
         """Let the worker load TensorFlow while something else goes on, where there is a CPU to spare."""
-        if self.ray.cluster_resources().get("CPU", 0) > self.num_cpus:
+        if self.num_nodes == 1 and self.ray.cluster_resources().get("CPU", 0) > self.num_cpus:
             self._start()
 
     def worker(self) -> Worker:
@@ -119,13 +123,28 @@ class Cluster:
                 f"free now: {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs.",
                 hint="Wait for other jobs, or ask for less with train.devices.",
             )
-        _get(ready[0])
+        result(ready[0])
         return worker
 
     def replace_worker(self) -> Worker:
         """A fresh TensorFlow process in place of one that was lost."""
         self._worker = None
         return self.worker()
+
+    def release_worker(self) -> None:
+        """End the TensorFlow process, if there is one: what it holds is free for others."""
+        if self._worker is not None:
+            self.ray.kill(self._worker._actor)
+            self._worker = None
+
+    def resources_each(self) -> dict[str, int]:
+        """CPUs and GPUs of each worker that trains with others: of `auto` as many GPUs as all can have."""
+        if not isinstance(self.num_gpus, str):
+            return {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        nodes = self._nodes()
+        most = int(max((node.get("GPU", 0) for node in nodes), default=0))
+        fitting = (each for each in range(most, 0, -1) if _room(nodes, {"GPU": each}) >= self.num_nodes)
+        return {"CPU": self.num_cpus, "GPU": next(fitting, 0)}
 
     @property
     def ray(self) -> Any:
@@ -145,8 +164,10 @@ class Cluster:
         return self._worker
 
     def _gpus_seen(self) -> int:
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        return int(max((resources.get("GPU", 0) for resources in nodes), default=0))
+        return int(max((resources.get("GPU", 0) for resources in self._nodes()), default=0))
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _wanted(self) -> str:
         gpus = {"auto": "any", "all": "all"}.get(str(self.num_gpus), str(self.num_gpus))
@@ -209,14 +230,21 @@ class Cluster:
             raise ClusterError(f"The cluster at {address} does not answer: {error}.") from error
 
     def _require(self) -> None:
-        """Wait a little for a node that has what the worker needs (an autoscaler may bring one)."""
+        """Wait a little for nodes that have what the workers need (an autoscaler may bring some)."""
         deadline = time.monotonic() + (IMPOSSIBLE_SECONDS if self.address else 0.0)
         least = {"auto": 0, "all": 1}.get(str(self.num_gpus), self.num_gpus)
         wanted = {"CPU": self.num_cpus, "GPU": least}
         while True:
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
+            nodes = self._nodes()
+            room = _room(nodes, wanted)
+            if room >= self.num_nodes:
                 return
+            if time.monotonic() >= deadline and self.num_nodes > 1:
+                raise ClusterError(
+                    f"train.nodes needs {self.num_nodes} times {self._wanted()}; there is room for {room} on "
+                    f"{len(nodes)} machines.",
+                    hint="Ask for less with train.nodes, or name a larger cluster with --address.",
+                )
             if time.monotonic() >= deadline:
                 most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
                 raise ClusterError(
@@ -243,6 +271,12 @@ class _Host:
         # Not `yield from`: Ray calls `send` on the generator, which not every iterator has.
         for item in function(**kwargs):  # noqa: UP028
             yield item
+
+
+def _room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, int]) -> int:
+    """How many times the nodes have what is wanted."""
+    asked = {name: count for name, count in wanted.items() if count}
+    return sum(min(int(node.get(name, 0) // count) for name, count in asked.items()) for node in nodes)
 
 
 def check_address(address: str) -> None:
@@ -301,7 +335,8 @@ def _call(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
     return function(**kwargs)
 
 
-def _get(reference: Any) -> Any:
+def result(reference: Any) -> Any:
+    """What a task gave, once it is done; raises what it raised, and WorkerLost when its process died."""
     import ray
     from ray import exceptions
 

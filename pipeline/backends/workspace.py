@@ -79,6 +79,11 @@ class RunFolder:
         return self.path / STOP
 
     @property
+    def workers(self) -> Path:
+        """Where Ray Train keeps notes while several workers train."""
+        return self.path / ".workers"
+
+    @property
     def storage(self) -> Path:
         """The folder of all runs of this name."""
         return self.path.parent

@@ -3,15 +3,20 @@
 The worker holds TensorFlow and runs the loop; this process shows, logs and handles signals.
 
     train_on_worker ─ Progress ─▶ train ─▶ bar, MLflow, early stopping, SIGTERM
+
+With `train.nodes` above 1 several workers run the same loop, and the first one's progress counts.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.training.progress import Progress, epochs_without_gain
+from components.errors import StorageError
+from components.training.progress import MUCH_WAITING, Progress, epochs_without_gain, waiting_share
 from conf.schema import Settings
+from pipeline.backends import workers
 from pipeline.backends.cluster import Cluster, WorkerLost
 from pipeline.backends.signals import Signals
 from pipeline.backends.tracking import Tracker
@@ -19,6 +24,8 @@ from pipeline.backends.workspace import RunFolder
 from pipeline.console import Bar, Console
 
 MAX_RESTARTS = 3
+# From which share of an epoch, or how many seconds of training, waiting for batches is worth a word.
+TOLD_SHARE, TOLD_SECONDS = 0.1, 1.0
 
 
 def train(
@@ -46,7 +53,7 @@ def train(
     history: tuple[dict[str, Any], ...] = ()
     try:
         with signals.grace(folder.stop.touch), console.progress("train", unit="steps") as bar:
-            for progress in _surviving(cluster, console, {**job, "stop": folder.stop}):
+            for progress in _progress(settings, folder, cluster, console, {**job, "stop": folder.stop}):
                 history = progress.history
                 _show(bar, progress, settings)
                 if progress.kind == "epoch":
@@ -59,17 +66,52 @@ def train(
     finally:
         folder.stop.unlink(missing_ok=True)
     best = cluster.worker().call(freeze, **job, target=folder.bundle)
-    return {**best, "epochs": len(history), "step_seconds": sum(entry["step_seconds"] for entry in history)}
+    _tell_waiting(console, history)
+    kernel = history[-1].get("kernel", "") if history else ""
+    tracker.log_tags({"recurra.kernel": kernel}, stage="train")
+    return {**best, "epochs": len(history), **_seconds(history), "kernel": kernel}
+
+
+def require_gpu() -> None:
+    """Nothing where this process, a worker, has a GPU to train on.
+
+    Raises:
+        ClusterError: it has none.
+    """
+    from components.training import strategy
+
+    strategy.require_gpu()
 
 
 def train_on_worker(
-    *, settings: Settings, data: Path, checkpoints: Path, key: str, stop: Path
+    *,
+    settings: Settings,
+    data: Path,
+    checkpoints: Path,
+    key: str,
+    stop: Path,
+    writes: bool = True,
+    told_to_end: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
-    """Progress of the loop, ended by early stopping where the settings ask for it."""
+    """Progress of the loop, ended by early stopping where the settings ask for it.
+
+    Of several workers only one writes checkpoints. When the process of one is told to end, all of them do,
+    after a checkpoint.
+
+    Raises:
+        WorkerLost: a worker was told to end.
+        StorageError: this machine does not see the run's folder.
+    """
     from components.data.batches import SequenceSet
     from components.training.checkpoints import Checkpoints
     from components.training.loop import fit
+    from components.training.rules import rules_of
 
+    if not data.exists():
+        raise StorageError(
+            f"{data} is not there on {socket.gethostname()}.",
+            hint="Training on several machines needs a --storage that all of them see under one path.",
+        )
     encoding = _encoding(data)
     stopping = settings.train.early_stopping
     run = fit(
@@ -77,13 +119,15 @@ def train_on_worker(
         SequenceSet.open(data / "valid", encoding).cut(encoding.max_length),
         task=settings.task,
         labels=encoding.labels,
-        scheme=encoding.scheme,
+        rules=rules_of(encoding),
         model=settings.model,
         training=settings.train,
-        checkpoints=Checkpoints(checkpoints, key, keep=settings.train.keep_checkpoints),
-        should_stop=stop.exists,
+        checkpoints=Checkpoints(checkpoints, key, keep=settings.train.keep_checkpoints, writes=writes),
+        should_stop=lambda: stop.exists() or told_to_end(),
     )
     for progress in run:
+        if progress.kind == "stopped" and not stop.exists():
+            raise WorkerLost("A training worker was told to end.")
         yield progress
         if stopping.patience is None or progress.kind not in ("epoch", "resumed"):
             continue
@@ -96,8 +140,9 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
     from components import bundles
     from components.data.batches import tables
     from components.networks import models
+    from components.training import kernels
     from components.training.checkpoints import Checkpoints
-    from components.training.rules import allowed
+    from components.training.rules import rules_of
 
     encoding = _encoding(data)
     kept = Checkpoints(checkpoints, key)
@@ -108,10 +153,12 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
         slots=encoding.slots,
         num_classes=encoding.num_classes,
         seed=settings.train.seed,
-        allowed=allowed(encoding.labels, encoding.scheme),
+        allowed=rules_of(encoding),
         tables=tables(data, encoding),
     )
     network.load(best.arrays)
+    # What was trained on a GPU has to answer without one.
+    kernels.use_loops(network)
     reason = models.why_not_stepwise(settings.model, task=settings.task, max_length=encoding.max_length)
     bundles.write(
         target,
@@ -130,6 +177,24 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
         "valid": best.state["valid"],
         "parameters": network.num_parameters,
     }
+
+
+def _progress(
+    settings: Settings, folder: RunFolder, cluster: Cluster, console: Console, job: dict[str, Any]
+) -> Iterator[Progress]:
+    if settings.train.nodes == 1:
+        yield from _surviving(cluster, console, job)
+        return
+    # Its CPUs and GPUs may be those that the workers need.
+    cluster.release_worker()
+    yield from workers.stream(
+        cluster,
+        train_on_worker,
+        scratch=folder.workers,
+        max_restarts=MAX_RESTARTS,
+        warn=console.warn,
+        **job,
+    )
 
 
 def _surviving(cluster: Cluster, console: Console, job: dict[str, Any]) -> Iterator[Progress]:
@@ -176,7 +241,8 @@ def _show(bar: Bar, progress: Progress, settings: Settings) -> None:
 def _log(tracker: Tracker, progress: Progress) -> None:
     entry = progress.history[-1]
     values = {"train_loss": entry["loss"], "learning_rate": entry["learning_rate"]}
-    values |= {"steps_per_second": entry["steps_per_second"]}
+    timings = ("steps_per_second", "seconds", "step_seconds", "waiting_seconds")
+    values |= {name: entry[name] for name in timings}
     values |= {f"valid_{name}": value for name, value in entry["valid"].items()}
     tracker.log_metrics(values, step=progress.epoch, stage="train")
 
@@ -185,4 +251,18 @@ def _sentence(progress: Progress) -> str:
     entry = progress.history[-1]
     scores = " ".join(f"{name} {value:.4f}" for name, value in entry["valid"].items())
     mark = " (best)" if progress.is_best else ""
-    return f"epoch {progress.epoch}: loss {entry['loss']:.4f}; valid {scores}{mark}"
+    share = waiting_share([entry])
+    waited = f"; waited {share:.0%} for input" if share > TOLD_SHARE else ""
+    return f"epoch {progress.epoch}: loss {entry['loss']:.4f}; valid {scores}{mark}{waited}"
+
+
+def _tell_waiting(console: Console, history: Sequence[Mapping[str, Any]]) -> None:
+    if waiting_share(history) > MUCH_WAITING and _seconds(history)["waiting_seconds"] > TOLD_SECONDS:
+        console.note(
+            f"Training waited {waiting_share(history):.0%} of its time for batches: larger ones "
+            "(train.batch_size) or faster CPU cores would help more than faster devices."
+        )
+
+
+def _seconds(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {name: sum(entry[name] for entry in history) for name in ("step_seconds", "waiting_seconds")}

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cli
+from pipeline import cli, scaling
 from tests.pipeline.conftest import line_settings, write_rows
 from tests.pipeline.test_run import as_if_run
 
@@ -303,3 +303,70 @@ def test_a_dead_address_ends_within_half_a_minute(place: Path) -> None:
     assert time.monotonic() - begun < 30
     assert done.returncode == 3
     assert f"Nothing answers at 127.0.0.1:{port}" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--scaling"], ["lines.yaml"], ["--devices", "cpu:2"], ["--set", "train.epochs=1"]],
+)
+def test_a_doctor_that_measures_needs_settings_and_one_that_looks_takes_none(
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert failure(capsys, "doctor", *arguments, "--json")["exit_code"] == 2
+
+
+def test_devices_to_measure_are_checked_like_the_setting(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failure(capsys, "doctor", "lines.yaml", "--scaling", "--devices", "tpu:2", "--json")
+    assert said["exit_code"] == 2
+    assert "train.devices" in said["error"]
+
+
+def test_a_measurement_without_prepared_rows_says_what_to_do_first(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failure(capsys, "doctor", "lines.yaml", "--scaling", "--devices", "cpu:2", "--json")
+    assert said["exit_code"] == 2
+    assert "recurra prepare" in said["hint"]
+
+
+@pytest.mark.slow
+def test_the_doctor_measures_what_more_devices_bring(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "MEASURED_SECONDS", 0.5)
+    assert call("prepare", "lines.yaml") == 0
+    before = listing(place)
+    capsys.readouterr()
+    assert call("doctor", "lines.yaml", "--scaling", "--devices", "cpu:2", "--json") == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [row["devices"] for row in found["rows"]] == [1, 2]
+    assert all(row["steps_per_second"] > 0 for row in found["rows"])
+    assert found["rows"][0]["speed_up"] == 1.0
+    assert "train.devices: cpu:" in found["advice"]
+    assert "cpu:1: " in err and "cpu:2: " in err
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize("command", ["run", "train", "evaluate", "register"])
+def test_a_gpu_can_be_required_of_every_command_that_trains(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    said = failure(capsys, command, "lines.yaml", "--require-gpu", "--json")
+    assert said["exit_code"] == 2
+    assert "--require-gpu: train.devices: received cpu:1" in said["error"]
+    assert not list(place.glob("runs/lines/*/run.json"))
+
+
+@pytest.mark.slow
+def test_a_required_gpu_that_is_not_there_is_an_error_of_the_surroundings(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["run", "lines.yaml", "--set", "train.devices=auto", "--require-gpu", "--json"]
+    said = failure(capsys, *given)
+    assert said["exit_code"] == 3
+    assert "sees no GPU that it can use" in said["error"]
+    assert not list(place.glob("runs/lines/*/run.json"))
+    assert not (place / "mlflow.db").exists()

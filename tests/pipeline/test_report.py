@@ -87,3 +87,30 @@ def test_writing_again_replaces_the_page_and_leaves_nothing_beside_it(
     before = set(folder.path.iterdir())
     assert report.write(folder, evaluated.settings).read_text("utf8") == first
     assert set(folder.path.iterdir()) == before
+
+
+def test_what_trained_and_how_long_it_waited_stand_beside_the_rate(
+    evaluated: Started, folder: RunFolder
+) -> None:
+    path = folder.checkpoints / "history.json"
+    epochs = json.loads(path.read_text("utf8"))
+    text = words(report.write(folder, evaluated.settings).read_text("utf8"))
+    waited = sum(entry["waiting_seconds"] for entry in epochs) / sum(entry["seconds"] for entry in epochs)
+    assert f"time steps per second (median), {waited:.1%} of the time waiting for input;" in text
+    assert "Kernel: plain loop (train.devices is cpu:1)." in text
+    assert ("Training waited for its batches" in text) == (waited > 0.2)
+    slow = [{**entry, "waiting_seconds": 0.21 * entry["seconds"]} for entry in epochs]
+    path.write_text(json.dumps(slow), "utf8")
+    assert "Training waited for its batches" in words(
+        report.write(folder, evaluated.settings).read_text("utf8")
+    )
+
+
+def test_a_run_from_before_kernels_were_told_has_a_page(evaluated: Started, folder: RunFolder) -> None:
+    path = folder.checkpoints / "history.json"
+    before = [
+        {name: value for name, value in entry.items() if name != "kernel"}
+        for entry in json.loads(path.read_text("utf8"))
+    ]
+    path.write_text(json.dumps(before), "utf8")
+    assert "Kernel" not in words(report.write(folder, evaluated.settings).read_text("utf8"))

@@ -1,5 +1,6 @@
 """Which stages run, which are reused, and why."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from components.errors import DataError, StorageError
-from conf.load import resolved
+from components.errors import ClusterError, DataError, StorageError
+from conf.load import SettingsError, resolved
 from conf.schema import Settings
 from pipeline import run
 from pipeline.backends import workspace
@@ -315,3 +316,34 @@ def test_vectors_are_known_by_their_content_not_by_their_place(tmp_path: Path, s
     (tmp_path / "b" / "v.txt").unlink()
     with pytest.raises(DataError, match="no such file"):
         planned(tmp_path, there)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("handlers")
+def test_a_gpu_that_is_required_and_not_there_ends_the_run_before_it_begins(
+    tmp_path: Path, settings: Settings
+) -> None:
+    wanting = dataclasses.replace(around(tmp_path), require_gpu=True)
+    free = changed(settings, train={"devices": "auto"})
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ClusterError, match="sees no GPU that it can use") as caught:
+        execute(free, around=wanting)
+    assert caught.value.exit_code == 3
+    assert workspace.runs(tmp_path / "runs", settings.name) == []
+    assert sorted(path for path in tmp_path.iterdir() if path.name != "runs") == before
+    import ray
+
+    assert not ray.is_initialized()
+
+
+def test_a_required_gpu_contradicts_settings_that_ask_for_cpus(tmp_path: Path, settings: Settings) -> None:
+    wanting = dataclasses.replace(around(tmp_path), require_gpu=True)
+    with pytest.raises(SettingsError, match=r"--require-gpu: train\.devices: received cpu:1"):
+        execute(settings, around=wanting)
+    assert workspace.runs(tmp_path / "runs", settings.name) == []
+
+
+def test_what_is_trained_already_needs_no_gpu(tmp_path: Path, settings: Settings) -> None:
+    folder = as_if_run(tmp_path, settings, uri=around(tmp_path).tracking_uri)
+    wanting = dataclasses.replace(around(tmp_path), require_gpu=True)
+    assert execute(settings, around=wanting).folder == folder

@@ -214,7 +214,7 @@ def test_a_recurrence_over_characters_says_its_last_states_whatever_stands_besid
 def test_a_recurrence_reads_characters_from_both_ends() -> None:
     layer = randomise(Embeddings(SPELLING, seed=0))
     # The second direction becomes the first: then a word backwards says the halves the other way round.
-    table, *weights = layer.variables
+    _, *weights = layer.variables
     for forward, backward in zip(weights[:3], weights[3:], strict=True):
         backward.assign(forward.value)
     word, backwards = features(layer, [2, 8, 1, 0, 0], [1, 8, 2, 0, 0])
@@ -228,3 +228,12 @@ def test_a_few_characters_are_unknown_to_a_recurrence_while_training() -> None:
     quiet, noisy = layer(x, None).numpy(), layer(x, Noise(tf.constant([0, 1]), 0)).numpy()
     assert 0.004 < (np.abs(quiet - noisy).max(axis=-1) > 1e-4).mean() < 0.02
     assert layer.frozen == []
+
+
+def test_context_is_made_unknown_for_whole_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "UNKNOWN_RATE", 0.5)
+    front = randomise(Embeddings((Slot("symbol", 1, size=4, embedding=2, once=True),), seed=0))
+    x = tf.ones((40, 6, 1))
+    found = front(x, Noise(tf.constant([0, 0]), 0)).numpy()
+    np.testing.assert_array_equal(found, np.repeat(found[:, :1], 6, axis=1))
+    assert 0 < len(np.unique(found[:, 0], axis=0)) - 1 < 40

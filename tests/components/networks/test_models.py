@@ -16,7 +16,11 @@ from components.training.rules import allowed
 from conf.schema import ModelSettings
 
 TAGS = ("O", "B-X", "E-X", "S-X")
-SIZES: dict[str, Any] = {"slots": (Slot("numbers", 4),), "num_classes": 4, "seed": 0}
+SIZES: dict[str, Any] = {
+    "slots": (Slot("numbers", 3), Slot("numbers", 1, once=True)),
+    "num_classes": 4,
+    "seed": 0,
+}
 LENGTHS = np.array([6, 1, 4, 2], np.int32)
 DROP = {"input": 0.3, "output": 0.3}
 CONVOLUTIONS = {"filters": [3, 2], "widths": [3, 2], "dropout": 0.3}
@@ -32,6 +36,8 @@ LABELLERS: dict[str, dict[str, Any]] = {
     "image encoder": {"encoder": IMAGE},
     "front": {"front": CONVOLUTIONS},
     "skip": {"skip": True, "dropout": {**DROP, "context": 0.5}},
+    "context in the first state": {"context": "state", "cell": "lstm", "layers": 2, "bidirectional": True},
+    "context past the recurrence": {"context": "readout", "skip": True},
     "crf": {"crf": True},
     "constrained": {"constrained": True},
     "crf, constrained": {"crf": True, "constrained": True},
@@ -42,6 +48,7 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "max": {"readout": "max", "bidirectional": True},
     "attention": {"readout": "attention", "bidirectional": True},
     "branch": {"branch": CONVOLUTIONS, "encoder": {"units": [3]}},
+    "context": {"context": "readout", "branch": CONVOLUTIONS},
 }
 CASES = [
     *(("labelling", name, model) for name, model in LABELLERS.items()),
@@ -75,6 +82,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Any, str, dict[str, Any]]:
 
 def sequences(*, beyond: float = 1e3) -> np.ndarray:
     x = np.random.default_rng(1).normal(size=(4, 6, 4)).astype(np.float32)
+    x[..., 3] = x[:, :1, 3]  # the context
     x[np.arange(6) >= LENGTHS[:, np.newaxis]] = beyond
     return x
 
@@ -294,7 +302,9 @@ def test_the_exported_model_says_the_same_at_any_length_and_batch_size(
 ) -> None:
     network = randomised(build(task, model))
     models.export(network, tmp_path / "model")
-    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    exported = tf.saved_model.load(str(tmp_path / "model"))
+    serve = exported.signatures["serving_default"]
+    assert ("sequences" in exported.signatures) == model.get("crf", False)
     for rows, length in ((1, 1), (2, 7), (5, 12)):
         rng = np.random.default_rng(length)
         x = tf.constant(rng.normal(size=(rows, length, 4)).astype(np.float32))
@@ -303,6 +313,58 @@ def test_the_exported_model_says_the_same_at_any_length_and_batch_size(
         assert set(found) == {"log_probabilities", "best"}
         np.testing.assert_allclose(found["log_probabilities"], expected.log_probabilities, atol=1e-5)
         np.testing.assert_array_equal(found["best"], expected.best)
+
+
+STEPWISE: list[tuple[str, dict[str, Any]]] = [
+    ("labelling", {"cell": "lstm", "layers": 2, "residual": True, "layer_norm": True, "skip": True}),
+    ("labelling", {"cell": "gru", "encoder": {"units": [3]}, "context": "readout"}),
+    ("classification", {"cell": "gru"}),
+]
+
+
+@pytest.mark.parametrize(("task", "model"), STEPWISE, ids=["lstm", "gru", "classifier"])
+def test_answers_step_after_step_are_those_of_the_whole(
+    task: str, model: dict[str, Any], tmp_path: Path
+) -> None:
+    """In stretches of 2, 1 and 3 steps; a row that has ended keeps its state."""
+    network = randomised(build(task, model))
+    assert models.why_not_stepwise(settings(**model), task=task, max_length=None) is None
+    models.export(network, tmp_path / "model", stepwise=True)
+    step = tf.saved_model.load(str(tmp_path / "model")).signatures["step"]
+    x, whole = sequences(beyond=0.0), network.answers(tf.constant(sequences()), tf.constant(LENGTHS))
+    state = {f"state_{i}": np.zeros((4, 3), np.float32) for i in range(network.num_states)}
+    at = 0
+    for size in (2, 1, 3):
+        here = np.clip(LENGTHS - at, 0, size)
+        given = {name: tf.constant(value) for name, value in state.items()}
+        found = step(x=tf.constant(x[:, at : at + size]), length=tf.constant(here), **given)
+        state = {name: found[f"next_{name}"].numpy() for name in state}
+        answers = found["log_probabilities"].numpy()
+        if task == "labelling":
+            real = np.arange(size) < here[:, np.newaxis]
+            expected = whole.log_probabilities.numpy()[:, at : at + size]
+            np.testing.assert_allclose(answers[real], expected[real], atol=1e-5)
+        at += size
+        ended = (at - size < LENGTHS) & (at >= LENGTHS)
+        if task == "classification":
+            np.testing.assert_allclose(answers[ended], whole.log_probabilities.numpy()[ended], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "reason"),
+    [
+        ("labelling", {"bidirectional": True}, "bidirectional"),
+        ("labelling", {"front": CONVOLUTIONS}, "convolutions"),
+        ("labelling", {"crf": True}, "as a whole"),
+        ("labelling", {"context": "state"}, "first state"),
+        ("classification", {"readout": "mean"}, "'mean'"),
+    ],
+)
+def test_what_needs_the_whole_sequence_is_not_answered_step_after_step(
+    task: str, model: dict[str, Any], reason: str
+) -> None:
+    assert reason in str(models.why_not_stepwise(settings(**model), task=task, max_length=None))
+    assert "windows of 9" in str(models.why_not_stepwise(settings(), task=task, max_length=9))
 
 
 def test_weights_of_another_network_are_refused() -> None:

@@ -84,8 +84,8 @@ def test_slots_say_what_stands_where():
         Slot("symbol", 1, size=3, embedding=4),
         Slot("characters", 3, size=4),
         Slot("symbol", 1, size=2, embedding=2),
-        Slot("numbers", 1),
-        Slot("symbol", 1, size=3, embedding=3),
+        Slot("numbers", 1, once=True),
+        Slot("symbol", 1, size=3, embedding=3, once=True),
     )
     assert EVERY_KIND.num_features == sum(slot.width for slot in EVERY_KIND.slots) == 9
 

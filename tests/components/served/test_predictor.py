@@ -402,3 +402,59 @@ def test_each_window_says_the_best_sequence_of_its_own(make_bundle, tmp_path):
         np.testing.assert_array_equal(
             said.best[kept], alone.best[kept.start - cut.starts[at] : kept.stop - cut.starts[at]]
         )
+
+
+def test_the_best_sequence_of_a_crf_comes_first_among_its_best_ones(chained):
+    rows = numbers_of_length_1_to_9()
+    found, answers = chained.best_sequences(rows, 5), chained.predict(rows)
+    for sequences, probabilities, labels in zip(
+        found["sequences"], found["probabilities"], answers["labels"], strict=True
+    ):
+        assert sequences[0] == labels
+        assert 1 <= len(sequences) == len(probabilities) <= 5
+        assert len({tuple(sequence) for sequence in sequences}) == len(sequences)
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) <= 1 + 1e-5
+    # A single step that may not go on is O or S-X: nothing else has any probability.
+    short = [i for i, row in enumerate(rows["x"]) if len(row) == 1]
+    assert short
+    for i in short:
+        assert {tuple(sequence) for sequence in found["sequences"][i]} == {("O",), ("S-X",)}
+        assert sum(found["probabilities"][i]) == pytest.approx(1, abs=1e-5)
+
+
+def test_only_a_crf_has_best_sequences_and_only_of_whole_rows(labeller, chained, make_bundle, tmp_path):
+    with pytest.raises(ValueError, match=r"it is no CRF \(model\.crf\)"):
+        labeller.best_sequences({"frames": [[[1.0, 2.0]]]}, 2)
+    with pytest.raises(ValueError, match="n is 0"):
+        chained.best_sequences({"x": [[1.0]]}, 0)
+    windowed = replace(TAGGED, max_length=3)
+    predictor = bundles.open(make_bundle(tmp_path / "bundle", encoding=windowed, model={"crf": True}))
+    with pytest.raises(ValueError, match="row 1: 4 steps, but the model reads windows of 3"):
+        predictor.best_sequences({"x": [[1.0], [1.0, 2.0, 3.0, 4.0]]}, 2)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_steps_answered_as_they_come_are_those_of_the_whole_sequence(make_bundle, tmp_path, cell):
+    folder = make_bundle(tmp_path / "bundle", model={"bidirectional": False, "cell": cell, "layers": 2})
+    predictor = bundles.open(folder)
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(7, 2)), rng.normal(size=(7, 2))]
+    whole = predictor.predict({"frames": rows})
+    state, labels, probabilities = None, [[], []], [[], []]
+    for at in (slice(0, 1), slice(1, 5), slice(5, 7)):
+        answers, state = predictor.step({"frames": [row[at] for row in rows]}, state)
+        for i in range(2):
+            labels[i] += answers["labels"][i]
+            probabilities[i] += answers["probabilities"][i]
+    assert labels == whole["labels"]
+    np.testing.assert_allclose(probabilities, whole["probabilities"], atol=1e-6)
+
+
+def test_what_cannot_be_answered_step_after_step_says_why(labeller, make_bundle, tmp_path):
+    with pytest.raises(ValueError, match="cannot answer step after step: it is bidirectional"):
+        labeller.step({"frames": [[[1.0, 2.0]]]})
+    predictor = bundles.open(make_bundle(tmp_path / "bundle", model={"bidirectional": False}))
+    _, state = predictor.step({"frames": [[[1.0, 2.0]]]})
+    with pytest.raises(ValueError, match=r"shapes \[\(1, 4\)\], expected \[\(2, 4\)\]"):
+        predictor.step({"frames": [[[1.0, 2.0]], [[3.0, 4.0]]]}, state)

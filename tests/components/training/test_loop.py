@@ -170,7 +170,7 @@ def test_the_best_epoch_is_kept_though_later_ones_are_worse(make_set: MakeSet, t
         ModelSettings(cell="rnn", units=4),
         TrainSettings(devices="cpu:1"),
         Checkpoints(tmp_path / "none", "key"),
-        "none",
+        None,
         lambda: False,
     )
     run.network.load(saved.arrays)

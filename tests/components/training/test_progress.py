@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.training.progress import epochs_without_gain, is_better, plateau_scale
+from components.training.progress import epochs_without_gain, is_better, plateau_scale, waiting_share
 
 
 def history(*values: float, metric: str = "loss") -> list[dict[str, Any]]:
@@ -69,3 +69,9 @@ def test_a_plateau_watches_the_metric_in_its_own_direction() -> None:
 def test_it_is_readable_without_tensorflow(root: Path) -> None:
     code = "import sys, components.training.progress; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_the_share_of_waiting_is_over_all_epochs() -> None:
+    epochs = [{"seconds": 9.0, "waiting_seconds": 0.5}, {"seconds": 1.0, "waiting_seconds": 0.5}]
+    assert waiting_share(epochs) == pytest.approx(0.1)
+    assert waiting_share([]) == 0.0

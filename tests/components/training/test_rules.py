@@ -1,11 +1,14 @@
 """Which label may follow which, against the tags' own rule, pair by pair."""
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from components.data.tags import is_legal
-from components.training.rules import allowed
+from components.served.encoding import Encoding
+from components.training.rules import allowed, rules_of
 
 BIO = ("I-PER", "O", "B-LOC", "B-PER", "I-LOC")
 BIOES = ("O", *(f"{prefix}-{kind}" for kind in ("LOC", "PER") for prefix in "BIES"))
@@ -46,3 +49,14 @@ def test_every_label_can_be_reached_and_left() -> None:
 
 def test_labels_that_spell_nothing_have_no_rules() -> None:
     assert allowed(BIO, "none") is None
+
+
+def test_a_part_of_a_long_sequence_may_begin_and_end_within_a_span() -> None:
+    encoding = Encoding("labelling", (), BIOES, scheme="BIOES")
+    whole, parts = rules_of(encoding), rules_of(replace(encoding, max_length=8))
+    assert whole is not None
+    assert parts is not None
+    assert not whole.start.all()
+    assert parts.start.all()
+    assert parts.end.all()
+    np.testing.assert_array_equal(parts.follows, whole.follows)

@@ -77,7 +77,13 @@ def step(steps: Steps, data: SequenceSet, parts: list[np.ndarray], **training: A
     weighing = Weighing.of(data, TrainSettings(**training), TAGS)
     mass = sum(weighing.masses[rows].sum() for rows in parts)
     batches = [
-        data.batch(rows, weights=weighing.factors[rows] / mass, multiple_of=steps.num_replicas, pad_to=12)
+        data.batch(
+            rows,
+            weights=weighing.factors[rows] / mass,
+            multiple_of=steps.num_replicas,
+            pad_to=max(8, int(data.lengths.max())),
+            share=steps.workers.share,
+        )
         for rows in parts
     ]
     return sum(map(float, steps.train(batches)))

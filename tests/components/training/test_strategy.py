@@ -4,7 +4,15 @@ import pytest
 import tensorflow as tf
 
 from components.errors import ClusterError
-from components.training.strategy import Devices, choose, describe, num_gpus_wanted, strategy
+from components.training.strategy import (
+    Devices,
+    choose,
+    describe,
+    num_gpus,
+    num_gpus_wanted,
+    require_gpu,
+    strategy,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +54,99 @@ def test_one_device_is_not_mirrored_and_several_are() -> None:
 
 def test_the_doctor_hears_what_tensorflow_sees() -> None:
     assert set(describe()) == {"GPUs seen by TensorFlow", "cuDNN"}
+
+
+class Gpus:
+    """GPUs of these compute capabilities, in place of the machine's; what is set of them is kept."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
+        gpus = [
+            tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU") for i in range(len(capabilities))
+        ]
+        details = {
+            gpu.name: {"device_name": f"GPU of {major}.{minor}", "compute_capability": (major, minor)}
+            for gpu, (major, minor) in zip(gpus, capabilities, strict=True)
+        }
+        self.visible, self.growing = [gpu.name for gpu in gpus], dict.fromkeys(details, False)
+        listed = tf.config.list_physical_devices
+
+        def list_devices(kind: str | None = None) -> list[tf.config.PhysicalDevice]:
+            return gpus if kind == "GPU" else listed(kind)
+
+        def set_visible(devices: list[tf.config.PhysicalDevice], kind: str) -> None:
+            assert kind == "GPU"
+            self.visible = [device.name for device in devices]
+
+        monkeypatch.setattr(tf.config, "list_physical_devices", list_devices)
+        monkeypatch.setattr(tf.config, "set_visible_devices", set_visible)
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details[gpu.name])
+        monkeypatch.setattr(
+            tf.config.experimental,
+            "set_memory_growth",
+            lambda gpu, grows: self.growing.update({gpu.name: grows}),
+        )
+
+
+@pytest.mark.parametrize(
+    ("devices", "used"), [("auto", 3), ("gpu:all", 3), ("gpu:2", 2), ("gpu:1", 1), ("cpu:1", 0)]
+)
+def test_every_visible_gpu_grows_its_memory_and_the_others_are_out_of_sight(
+    monkeypatch: pytest.MonkeyPatch, devices: str, used: int
+) -> None:
+    gpus = Gpus(monkeypatch, (8, 0), (9, 0), (6, 0))
+    chosen = choose(devices)
+    assert (chosen.kind, chosen.count) == (("GPU", used) if used else ("CPU", 1))
+    assert len(gpus.visible) == used
+    assert [name for name, grows in gpus.growing.items() if grows] == gpus.visible
+
+
+@pytest.mark.parametrize("capability", [(12, 0), (10, 0), (9, 1)])
+def test_a_gpu_that_is_too_new_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    Gpus(monkeypatch, (8, 0), capability)
+    dotted = ".".join(map(str, capability))
+    sentence = (
+        f"GPU of {dotted} has compute capability {dotted}; TensorFlow {tf.__version__} supports up to 9.0"
+    )
+    with pytest.raises(ClusterError) as caught:
+        choose("auto")
+    assert str(caught.value) == f"{sentence}."
+    assert caught.value.exit_code == 3
+    assert describe()["GPUs seen by TensorFlow"] == f"GPU of 8.0 8.0; {sentence}"
+    assert choose("gpu:1").names == ("GPU:0",)
+
+
+def test_a_required_gpu_has_to_be_one_that_tensorflow_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpus(monkeypatch, (12, 0), (9, 0))
+    require_gpu()
+    assert num_gpus() == 1
+    Gpus(monkeypatch, (12, 0), (10, 0))
+    assert num_gpus() == 0
+    assert describe()["cuDNN"] == "not used: no GPU that this TensorFlow can use"
+    with pytest.raises(
+        ClusterError, match=r"GPU of 12\.0 has compute .*; GPU of 10\.0 has compute .*"
+    ) as caught:
+        require_gpu()
+    assert caught.value.exit_code == 3
+    assert "--require-gpu" in caught.value.hint
+
+
+@pytest.mark.parametrize("hidden", [None, ""])
+def test_where_no_gpu_is_seen_it_is_said_what_hides_them(
+    monkeypatch: pytest.MonkeyPatch, hidden: str | None
+) -> None:
+    Gpus(monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    with pytest.raises(ClusterError, match="sees no GPU that it can use: no GPU at all") as caught:
+        require_gpu()
+    assert ("CUDA_VISIBLE_DEVICES is ''" in str(caught.value)) == (hidden is not None)
+
+
+def test_the_doctor_says_what_keeps_cudnn_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpus(monkeypatch, (9, 0))
+    said = describe()["cuDNN"]
+    for setting in ("model.dropout.recurrent", "model.unroll", "train.truncate"):
+        assert setting in said

@@ -149,6 +149,6 @@ def test_labels_that_are_not_named_count_one() -> None:
 
 def test_a_weight_of_an_unknown_label_is_refused(make_set: MakeSet) -> None:
     settings = TrainSettings.model_validate({"class_weights": {"b": 2.0, "x": 3.0}})
-    with pytest.raises(DataError, match="train.class_weights names 'x', which no row has") as caught:
+    with pytest.raises(DataError, match=r"train\.class_weights names 'x', which no row has") as caught:
         Weighing.of(make_set([2]), settings, LABELS)
     assert caught.value.hint == "Their labels are 'a', 'b', 'c', 'd'."

@@ -1,6 +1,7 @@
 """train: the best epoch is frozen with its encoding; signals, lost workers and bad losses end as promised."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from components import bundles
-from components.errors import Terminated, TrainingDiverged
+from components.errors import ClusterError, Terminated, TrainingDiverged
+from components.training.progress import Progress
 from pipeline.backends.cluster import WorkerLost
 from pipeline.console import Console
-from pipeline.stages.train import MAX_RESTARTS, train_on_worker
+from pipeline.stages.train import MAX_RESTARTS, _sentence, _tell_waiting, require_gpu, train_on_worker
 from tests.pipeline.conftest import InProcess, Started, lines, start
 
 pytestmark = pytest.mark.slow
@@ -153,3 +155,80 @@ def test_vectors_of_a_file_reach_the_network_and_what_is_exported(tmp_path: Path
     else:
         assert 0 < np.abs(trained - expected).max() < 1
         np.testing.assert_array_equal(trained[2], expected[2])
+
+
+def logged(run: Started, stage: str = "train") -> list[dict[str, Any]]:
+    """What MLflow is told of a stage."""
+    spool = (run.folder.path / "tracking.jsonl").read_text("utf8")
+    return [entry for entry in map(json.loads, spool.splitlines()) if entry.get("stage") == stage]
+
+
+def test_what_trained_is_said_in_the_history_the_summary_and_the_tracker(evaluated: Started) -> None:
+    kernel = "plain loop (train.devices is cpu:1)"
+    assert {entry["kernel"] for entry in history(evaluated)} == {kernel}
+    assert evaluated.folder.summary("train")["kernel"] == kernel  # type: ignore[index]
+    tags = [entry["tags"] for entry in logged(evaluated) if "recurra.kernel" in entry.get("tags", {})]
+    assert tags == [{"recurra.kernel": kernel}]
+
+
+def test_where_the_time_of_an_epoch_went_is_logged(evaluated: Started) -> None:
+    epochs = history(evaluated)
+    for name in ("seconds", "step_seconds", "waiting_seconds", "steps_per_second"):
+        values = [entry["metrics"][name] for entry in logged(evaluated) if name in entry.get("metrics", {})]
+        assert values == [entry[name] for entry in epochs]
+    summary = evaluated.folder.summary("train")
+    assert summary is not None
+    assert summary["waiting_seconds"] == pytest.approx(sum(entry["waiting_seconds"] for entry in epochs))
+
+
+def entry_of(waited: float, seconds: float = 10.0) -> dict[str, Any]:
+    scores = {"loss": 0.5, "accuracy": 0.75}
+    timings = {"seconds": seconds, "step_seconds": seconds - waited, "waiting_seconds": waited}
+    return {"epoch": 1, "loss": 0.25, "valid": scores, **timings}
+
+
+@pytest.mark.parametrize(("waited", "said"), [(0.0, ""), (1.0, ""), (1.5, "; waited 15% for input")])
+def test_an_epoch_that_waited_for_its_input_says_so(waited: float, said: str) -> None:
+    progress = Progress(
+        kind="epoch",
+        epoch=1,
+        step=9,
+        num_epochs=2,
+        num_steps_done=9,
+        num_steps=9,
+        history=(entry_of(waited),),
+    )
+    assert _sentence(progress) == f"epoch 1: loss 0.2500; valid loss 0.5000 accuracy 0.7500{said}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"), [(entry_of(1.9), False), (entry_of(2.5), True), (entry_of(0.5, seconds=1.0), False)]
+)
+def test_training_that_waited_much_ends_with_a_hint(
+    entry: dict[str, Any], told: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _tell_waiting(Console(), [entry])
+    assert ("waited 25% of its time for batches" in capfd.readouterr().err) == told
+
+
+def test_a_worker_without_a_gpu_says_what_it_sees() -> None:
+    with pytest.raises(ClusterError, match="--require-gpu: where training would run"):
+        require_gpu()
+
+
+def test_what_was_trained_beside_a_gpu_is_frozen_without_its_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(tmp_path, train={"epochs": 1})
+
+    class Beside(InProcess):
+        def call(self, function: Callable[..., Any], **kwargs: Any) -> Any:
+            # Keras traces what it would trace beside a GPU; by its name, since the package hides the module.
+            keras_rnn = sys.modules["keras.src.backend.tensorflow.rnn"]
+            with monkeypatch.context() as patched:
+                patched.setattr(keras_rnn, "_is_gpu_available", lambda: True)
+                return function(**kwargs)
+
+    run.train(cluster=Beside())
+    assert b"CudnnRNN" not in (run.folder.bundle / "model" / "saved_model.pb").read_bytes()
+    assert run.evaluate()["metrics"]["test"]["loss"] > 0

@@ -1,0 +1,224 @@
+"""Workers on several machines that do one thing together, kept going by Ray Train.
+
+    stream ─▶ _Crew ─▶ Ray Train's controller ─▶ worker 0, the first ─ items ─▶ queue ─▶ stream
+                                               └▶ worker 1, ...
+
+A worker that dies takes its group with it; Ray Train starts a new one, and what the function left in the
+storage is all it goes on from. Ray Train's own checkpoints, reports and TensorFlow set-up are not used: the
+last one would switch Keras to its old version.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.errors import ClusterError, RecurraError
+from pipeline.backends.cluster import START_SECONDS, Cluster, WorkerLost, result
+
+POLL_SECONDS = 1.0
+# What Python raises is a mistake of ours and would come again; TensorFlow's own errors are lost connections.
+MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError,
+            TypeError, ValueError)  # fmt: skip
+
+_told_to_end = threading.Event()
+
+
+def stream(
+    cluster: Cluster,
+    function: Callable[..., Iterator[Any]],
+    *,
+    scratch: Path,
+    max_restarts: int,
+    warn: Callable[[str], None],
+    **kwargs: Any,
+) -> Iterator[Any]:
+    """The items of a generator function that runs on all workers at once, as the first one yields them.
+
+    Each calls `function(**kwargs, writes=..., told_to_end=...)`: whether it is the one that writes, and what
+    says that its process got SIGTERM. Raising WorkerLost there asks for a new group.
+
+    Args:
+        cluster: gives each worker its CPUs and GPUs.
+        function: an importable generator function.
+        scratch: a folder that all machines see, for Ray Train's own notes; it is removed.
+        max_restarts: of the group.
+        warn: is told of lost workers.
+
+    Raises:
+        ClusterError: no room for all workers within two minutes.
+        WorkerLost: workers were lost more than `max_restarts` times.
+    """
+    from ray.util.queue import Queue
+
+    ray = cluster.ray
+    items = Queue(actor_options={"num_cpus": 0})
+    crew = ray.remote(_Crew).options(num_cpus=0).remote()
+    job = {"function": function, "kwargs": kwargs, "items": items}
+    running = crew.run.remote(job, cluster.resources_each(), cluster.num_nodes, str(scratch), max_restarts)
+    try:
+        yield from _items(cluster, items, running, warn)
+    finally:
+        # The controller belongs to the crew and the workers to the controller: all go.
+        ray.kill(crew)
+        items.shutdown(force=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _items(cluster: Cluster, items: Any, running: Any, warn: Callable[[str], None]) -> Iterator[Any]:
+    from ray.util.queue import Empty
+
+    waiting_since: float | None = time.monotonic()
+    while True:
+        # Asked first: whatever a finished crew has said is then in the queue.
+        done, _ = cluster.ray.wait([running], timeout=0)
+        try:
+            kind, item = items.get(timeout=POLL_SECONDS)
+        except Empty:
+            if done:
+                result(running)
+                return
+            if waiting_since is not None and time.monotonic() - waiting_since > START_SECONDS:
+                raise ClusterError(
+                    f"The cluster had no room for {cluster.num_nodes} workers within {START_SECONDS:.0f} s.",
+                    hint="Wait for other jobs, or ask for less with train.nodes or train.devices.",
+                ) from None
+            continue
+        if kind == "item":
+            yield item
+        elif kind == "failed":
+            raise item
+        elif kind == "lost":
+            warn(f"{item} All workers start again from the last checkpoint.")
+        waiting_since = time.monotonic() if kind == "lost" else None
+
+
+class _Crew:
+    """The actor that holds Ray Train's controller; it ends with its owner, and all workers with it."""
+
+    def run(
+        self, job: dict[str, Any], resources: dict[str, int], count: int, scratch: str, max_restarts: int
+    ) -> None:
+        from ray import train
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        trainer = DataParallelTrainer(
+            _work,
+            train_loop_config=job,
+            backend_config=_backend_config(),
+            scaling_config=train.ScalingConfig(
+                num_workers=count,
+                use_gpu=resources["GPU"] > 0,
+                resources_per_worker=resources,
+                placement_strategy="SPREAD",
+            ),
+            run_config=train.RunConfig(
+                name="workers",
+                storage_path=scratch,
+                failure_config=train.FailureConfig(
+                    max_failures=max_restarts, controller_failure_limit=max_restarts
+                ),
+                callbacks=[_listener(job["items"])],
+            ),
+        )
+        try:
+            trainer.fit()
+        except train.TrainingFailedError as error:
+            raise WorkerLost(
+                f"Workers were lost more than {max_restarts} times: {_last_line(error)}",
+                hint="Out of memory? The same command goes on from the last checkpoint.",
+            ) from error
+
+
+def _work(job: dict[str, Any]) -> None:
+    """What each worker runs."""
+    from ray import train
+
+    first = train.get_context().get_world_rank() == 0
+    items = job["items"]
+    if first:
+        items.put(("started", None))
+    try:
+        for item in job["function"](**job["kwargs"], writes=first, told_to_end=_told_to_end.is_set):
+            if first:
+                items.put(("item", item))
+    except WorkerLost:
+        raise
+    except RecurraError as error:
+        items.put(("failed", error))
+    except MISTAKES as error:
+        said = f"A worker on {socket.gethostname()} failed:\n{''.join(traceback.format_exception(error))}"
+        items.put(("failed", RuntimeError(said)))
+
+
+def _listener(items: Any) -> Any:
+    from ray.train import UserCallback
+
+    class Listener(UserCallback):  # type: ignore[misc]
+        """Tells of workers that died, from the controller's process."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+            items.put(("lost", _lost(worker_exceptions)))
+
+    return Listener()
+
+
+def _lost(errors: Mapping[int, Exception]) -> str:
+    from ray.exceptions import RayActorError
+
+    dead = sorted(rank for rank, error in errors.items() if isinstance(error, RayActorError))
+    if dead:
+        return f"Training worker {', '.join(map(str, dead))} died."
+    rank, error = next(iter(errors.items()))
+    return f"Training worker {rank} failed: {_last_line(error)}"
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _backend_config() -> Any:
+    from ray.train.backend import Backend, BackendConfig
+
+    class Connected(Backend):  # type: ignore[misc]
+        """Tells TensorFlow on each worker where the others are."""
+
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            addresses = worker_group.execute(_address)
+            for index in range(len(addresses)):
+                worker_group.execute_single(index, _connect, addresses, index)
+
+    class Config(BackendConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Connected
+
+    return Config()
+
+
+def _address() -> str:
+    """This machine's address, and a port that is free there."""
+    from ray.util import get_node_ip_address
+
+    host = get_node_ip_address()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as server:
+        server.bind((host, 0))
+        port = server.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _connect(addresses: Sequence[str], index: int) -> None:
+    os.environ["TF_CONFIG"] = json.dumps(
+        {"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": index}}
+    )
+    # Python handles a signal when the main thread is next at work, which here means within two seconds:
+    # that is how often the controller asks after its workers.
+    signal.signal(signal.SIGTERM, lambda number, frame: _told_to_end.set())

@@ -1,0 +1,50 @@
+"""Training on several workers under Ray Train gives what one process gives, whatever becomes of a worker."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.end_to_end.conftest import Place
+from tests.end_to_end.test_interruptions import LONG, best_weights, undisturbed, wait_for_checkpoint
+from tests.pipeline.backends.test_cluster import descendants
+
+__all__ = ["undisturbed"]  # a fixture
+
+pytestmark = pytest.mark.slow
+
+
+def training_workers(of: int) -> list[int]:
+    """Ray Train's worker processes below a process."""
+    return [
+        pid for pid in descendants(of) if b"ray::RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def test_kill_9_of_one_of_two_workers_ends_where_one_undisturbed_process_ends(
+    place: Place, undisturbed: Path
+) -> None:
+    process = place.start("train", "words.yaml", *LONG, "--set", "train.nodes=2")
+    wait_for_checkpoint(place, process)
+    pids = training_workers(process.pid)
+    assert len(pids) == 2
+    os.kill(max(pids), signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+    assert "All workers start again from the last checkpoint" in err
+    assert "Traceback" not in err
+    (run,) = place.runs()
+    for one, other in zip(best_weights(run), best_weights(undisturbed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
+    assert not list((run / "checkpoints").glob("step-*"))
+    assert not (run / ".workers").exists()
+
+
+def test_more_nodes_than_there_is_room_for_are_refused_at_once(place: Place) -> None:
+    begun = time.monotonic()
+    done = place.run("train", "words.yaml", "--set", "train.nodes=900", code=3)
+    assert time.monotonic() - begun < 60
+    assert "train.nodes needs 900 times 1 CPUs" in done.stderr
