@@ -7,6 +7,8 @@ The same layers, sizes, batches, clipping and optimizer (Adam) in three processe
 Recurra, then Keras, then PyTorch, then a matrix product as large as the arithmetic of a step, then Recurra
 again. An epoch before the first turn is not counted. FOLDER holds `ts_JapaneseVowels.parquet` and
 `brown_pos.parquet`; what is not there is left out. Needs benchmarks/requirements-peers.txt for PyTorch.
+Measure on a quiet machine: where other work runs, PyTorch's threads spin while they wait for each other and
+it falls far behind (OMP_WAIT_POLICY=PASSIVE or OMP_NUM_THREADS=1 in the environment avoid that).
 
 With --time-to instead: seconds until so many of the letters of fold 1 are right, training on folds 2 to 9,
 each at the best of its learning rates; validation counts, what goes before the end of the first batch does

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,8 +13,37 @@ from conf.schema import TrainSettings
 # What an exponential schedule has left of the learning rate at the end of training.
 EXPONENTIAL_END = 0.01
 
+
+class Adam(keras.optimizers.Adam):
+    """Keras's Adam in one operation for each variable: a pass over a table of vectors costs its size.
+
+    The same numbers from the same state (Kingma & Ba 2015, arXiv:1412.6980), so checkpoints fit either.
+    """
+
+    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
+        """Move one variable."""
+        index = self._get_variable_index(variable)
+        done = tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=_handle(variable),
+            m=_handle(self._momentums[index]),
+            v=_handle(self._velocities[index]),
+            beta1_power=tf.pow(self.beta_1, done),
+            beta2_power=tf.pow(self.beta_2, done),
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
+def _handle(variable: Any) -> tf.Tensor:
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
+
+
 OPTIMIZERS: Mapping[str, Callable[..., keras.Optimizer]] = {
-    "adam": lambda rate, momentum: keras.optimizers.Adam(rate),
+    "adam": lambda rate, momentum: Adam(rate),
     "sgd": lambda rate, momentum: keras.optimizers.SGD(rate, momentum=momentum),
     "rmsprop": lambda rate, momentum: keras.optimizers.RMSprop(rate, momentum=momentum),
 }

@@ -223,7 +223,8 @@ class Steps:
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(scaled, variables)]
         if self.num_replicas > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        gradients = [gradient / scale for gradient in gradients]
+        if self.scaling is not None:
+            gradients = [gradient / scale for gradient in gradients]
         if not is_last:
             return loss, gradients, tf.constant(0.0), []
         if self.sums:
@@ -238,7 +239,9 @@ class Steps:
 
         def apply(gradients: list[tf.Tensor]) -> None:
             # Keras sums the gradients over replicas once more; they are whole already.
-            self.optimizer.apply([g / self.num_replicas for g in gradients], self.network.variables)
+            share = 1 / self.num_replicas
+            mine = gradients if share == 1 else [gradient * share for gradient in gradients]
+            self.optimizer.apply(mine, self.network.variables)
 
         self.strategy.run(apply, args=(gradients,))
         if self.ema is None:

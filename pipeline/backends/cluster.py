@@ -233,7 +233,7 @@ class Cluster:
         """Wait a little for nodes that have what the workers need (an autoscaler may bring some)."""
         deadline = time.monotonic() + (IMPOSSIBLE_SECONDS if self.address else 0.0)
         least = {"auto": 0, "all": 1}.get(str(self.num_gpus), self.num_gpus)
-        wanted = {"CPU": self.num_cpus, "GPU": least}
+        wanted = {"CPU": self.num_cpus, "GPU": int(least)}
         while True:
             nodes = self._nodes()
             room = _room(nodes, wanted)

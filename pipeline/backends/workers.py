@@ -8,6 +8,7 @@ storage is all it goes on from. Ray Train's own checkpoints, reports and TensorF
 last one would switch Keras to its old version.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from typing import Any
 from components.errors import ClusterError, RecurraError
 from pipeline.backends.cluster import START_SECONDS, Cluster, WorkerLost, result
 
-POLL_SECONDS = 1.0
+POLL_SECONDS, END_SECONDS = 1.0, 30.0
 # What Python raises is a mistake of ours and would come again; TensorFlow's own errors are lost connections.
 MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError,
             TypeError, ValueError)  # fmt: skip
@@ -63,16 +64,31 @@ def stream(
     crew = ray.remote(_Crew).options(num_cpus=0).remote()
     job = {"function": function, "kwargs": kwargs, "items": items}
     running = crew.run.remote(job, cluster.resources_each(), cluster.num_nodes, str(scratch), max_restarts)
+    controllers: list[Any] = []
     try:
-        yield from _items(cluster, items, running, warn)
+        yield from _items(cluster, items, running, controllers, warn)
     finally:
-        # The controller belongs to the crew and the workers to the controller: all go.
+        _end(ray, running, controllers)
         ray.kill(crew)
         items.shutdown(force=True)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _items(cluster: Cluster, items: Any, running: Any, warn: Callable[[str], None]) -> Iterator[Any]:
+def _end(ray: Any, running: Any, controllers: Sequence[Any]) -> None:
+    """Have the controller end its workers, if it has not yet, and give back what they hold.
+
+    A controller that is killed leaves that to an actor which, without a dashboard, never learns of it (2.60).
+    """
+    if ray.wait([running], timeout=0)[0]:
+        return
+    for controller in controllers:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(controller.abort.remote(), timeout=END_SECONDS)
+
+
+def _items(
+    cluster: Cluster, items: Any, running: Any, controllers: list[Any], warn: Callable[[str], None]
+) -> Iterator[Any]:
     from ray.util.queue import Empty
 
     waiting_since: float | None = time.monotonic()
@@ -95,6 +111,9 @@ def _items(cluster: Cluster, items: Any, running: Any, warn: Callable[[str], Non
             yield item
         elif kind == "failed":
             raise item
+        elif kind == "controller":
+            controllers.append(item)
+            continue
         elif kind == "lost":
             warn(f"{item} All workers start again from the last checkpoint.")
         waiting_since = time.monotonic() if kind == "lost" else None
@@ -107,9 +126,8 @@ class _Crew:
         self, job: dict[str, Any], resources: dict[str, int], count: int, scratch: str, max_restarts: int
     ) -> None:
         from ray import train
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-        trainer = DataParallelTrainer(
+        trainer = _trainer(job["items"])(
             _work,
             train_loop_config=job,
             backend_config=_backend_config(),
@@ -131,10 +149,24 @@ class _Crew:
         try:
             trainer.fit()
         except train.TrainingFailedError as error:
+            failures = getattr(error, "worker_failures", None)
+            said = _lost(failures) if failures else _last_line(error)
             raise WorkerLost(
-                f"Workers were lost more than {max_restarts} times: {_last_line(error)}",
+                f"Workers were lost more than {max_restarts} times. {said}",
                 hint="Out of memory? The same command goes on from the last checkpoint.",
             ) from error
+
+
+def _trainer(items: Any) -> Any:
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    class Trainer(DataParallelTrainer):
+        """Hands its controller out, in place of giving Ctrl-C to it."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            items.put(("controller", controller))
+
+    return Trainer
 
 
 def _work(job: dict[str, Any]) -> None:
@@ -161,7 +193,7 @@ def _work(job: dict[str, Any]) -> None:
 def _listener(items: Any) -> Any:
     from ray.train import UserCallback
 
-    class Listener(UserCallback):  # type: ignore[misc]
+    class Listener(UserCallback):
         """Tells of workers that died, from the controller's process."""
 
         def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
@@ -173,11 +205,13 @@ def _listener(items: Any) -> Any:
 def _lost(errors: Mapping[int, Exception]) -> str:
     from ray.exceptions import RayActorError
 
-    dead = sorted(rank for rank, error in errors.items() if isinstance(error, RayActorError))
+    # A failed question after a worker's health wraps the reason.
+    reasons = {rank: getattr(error, "health_check_failure", error) for rank, error in errors.items()}
+    dead = sorted(rank for rank, reason in reasons.items() if isinstance(reason, RayActorError))
     if dead:
         return f"Training worker {', '.join(map(str, dead))} died."
-    rank, error = next(iter(errors.items()))
-    return f"Training worker {rank} failed: {_last_line(error)}"
+    rank, reason = next(iter(reasons.items()))
+    return f"Training worker {rank} failed: {_last_line(reason)}"
 
 
 def _last_line(error: Exception) -> str:
@@ -187,7 +221,7 @@ def _last_line(error: Exception) -> str:
 def _backend_config() -> Any:
     from ray.train.backend import Backend, BackendConfig
 
-    class Connected(Backend):  # type: ignore[misc]
+    class Connected(Backend):
         """Tells TensorFlow on each worker where the others are."""
 
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
@@ -195,7 +229,7 @@ def _backend_config() -> Any:
             for index in range(len(addresses)):
                 worker_group.execute_single(index, _connect, addresses, index)
 
-    class Config(BackendConfig):  # type: ignore[misc]
+    class Config(BackendConfig):
         @property
         def backend_cls(self) -> type[Backend]:
             return Connected

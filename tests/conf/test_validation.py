@@ -97,7 +97,7 @@ def test_good_settings_come_back_without_a_mistake() -> None:
             "adma",
             "train.optimizer: received 'adma', expected 'adam', 'sgd' or 'rmsprop' (did",
         ),
-        ("train.nodes", 2, "train.nodes: received 2, expected 1"),
+        ("train.nodes", 0, "train.nodes: received 0, expected at least 1"),
         ("train.devices", "gpu:0", "train.devices: received 'gpu:0' (What trains: auto"),
         ("tune", {"trials": 3}, "tune: received a mapping, expected null: not supported yet"),
         ("data.context", ["speaker"], "data.context.0: received 'speaker', expected a mapping"),

@@ -8,13 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import Place
-from tests.end_to_end.test_interruptions import LONG, best_weights, undisturbed, wait_for_checkpoint
+from tests.end_to_end.conftest import Place, furnish
+from tests.end_to_end.test_interruptions import LONG, best_weights, wait_for_checkpoint
 from tests.pipeline.backends.test_cluster import descendants
 
-__all__ = ["undisturbed"]  # a fixture
-
 pytestmark = pytest.mark.slow
+
+# Under Adam the last digit of a sum, which its order decides, grows to the fourth within hundreds of steps.
+SETTINGS = (
+    *LONG,
+    "--set",
+    "train.epochs=4",
+    "--set",
+    "train.optimizer=sgd",
+    "--set",
+    "train.learning_rate=0.1",
+)
 
 
 def training_workers(of: int) -> list[int]:
@@ -25,9 +34,9 @@ def training_workers(of: int) -> list[int]:
 
 
 def test_kill_9_of_one_of_two_workers_ends_where_one_undisturbed_process_ends(
-    place: Place, undisturbed: Path
+    place: Place, tmp_path: Path
 ) -> None:
-    process = place.start("train", "words.yaml", *LONG, "--set", "train.nodes=2")
+    process = place.start("train", "words.yaml", *SETTINGS, "--set", "train.nodes=2")
     wait_for_checkpoint(place, process)
     pids = training_workers(process.pid)
     assert len(pids) == 2
@@ -37,8 +46,9 @@ def test_kill_9_of_one_of_two_workers_ends_where_one_undisturbed_process_ends(
     assert "All workers start again from the last checkpoint" in err
     assert "Traceback" not in err
     (run,) = place.runs()
-    for one, other in zip(best_weights(run), best_weights(undisturbed), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
+    alone = Path(furnish(tmp_path / "alone").json("train", "words.yaml", *SETTINGS)["run_dir"])
+    for one, other in zip(best_weights(run), best_weights(alone), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     assert not list((run / "checkpoints").glob("step-*"))
     assert not (run / ".workers").exists()
 

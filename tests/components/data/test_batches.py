@@ -56,6 +56,19 @@ def test_every_row_stands_in_an_epoch_once(batch_size: int) -> None:
     assert len(plan) == -(-len(LENGTHS) // batch_size)
 
 
+@pytest.mark.parametrize("per_step", [True, False])
+def test_the_parts_of_a_batch_are_those_of_the_whole(per_step: bool) -> None:
+    data = make(per_step)
+    rows, weights = np.array([0, 2, 1]), np.array([0.5, 2.0, 1.0])
+    whole = data.batch(rows, weights=weights, multiple_of=4)
+    for index in range(4):
+        built = data.batch(rows, weights=weights, multiple_of=4, share=(index, 4))
+        for name in ("rows", "x", "lengths", "targets", "weights"):
+            expected = getattr(whole, name)[index : index + 1]
+            np.testing.assert_array_equal(getattr(built, name), expected)
+            np.testing.assert_array_equal(getattr(whole.part(index, 4), name), expected)
+
+
 def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
     def plan(seed: int, epoch: int) -> list[list[int]]:
         return [rows.tolist() for rows in training_plan(LENGTHS, batch_size=3, seed=seed, epoch=epoch)]

@@ -58,7 +58,8 @@ def test_unrolled_equals_the_dynamic_loop(drop: float) -> None:
         direction("gru", reverse=True, unroll=unroll, drop=drop)(x, lengths, noise()).numpy()
         for unroll in (False, True)
     ]
-    np.testing.assert_allclose(*outputs, atol=1e-6)
+    real = np.arange(5) < LENGTHS[:, np.newaxis]
+    np.testing.assert_allclose(outputs[0][real], outputs[1][real], atol=1e-6)
 
 
 def test_all_zero_steps_are_steps() -> None:
@@ -125,7 +126,8 @@ def test_a_simple_cell_is_its_formula(drop: float) -> None:
     state = np.zeros((3, 4), np.float32)
     for step in range(5):
         state = np.tanh(x[:, step] @ kernel + (state * mask) @ recurrent + bias)
-        np.testing.assert_allclose(found[:, step], state, atol=1e-5)
+        real = step < LENGTHS
+        np.testing.assert_allclose(found[real, step], state[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -35,6 +35,19 @@ def test_nothing_saved_is_none(checkpoints: Checkpoints) -> None:
     assert checkpoints.load() is None
 
 
+def test_one_that_only_reads_leaves_the_folder_as_it_is(checkpoints: Checkpoints) -> None:
+    checkpoints.save(ARRAYS, {"step": 1})
+    (checkpoints.folder / ".step-00000002.tmp").mkdir()
+    before = sorted(checkpoints.folder.rglob("*"))
+    reader = Checkpoints(checkpoints.folder, "key", keep=1, writes=False)
+    saved = reader.load()
+    assert saved is not None
+    reader.save(ARRAYS, {"step": 2})
+    reader.save_best(ARRAYS, {"epoch": 1})
+    reader.write_history([])
+    assert sorted(checkpoints.folder.rglob("*")) == before
+
+
 def test_only_the_newest_are_kept(checkpoints: Checkpoints) -> None:
     for step in (1, 20, 100):
         checkpoints.save(ARRAYS, {"step": step})

@@ -52,6 +52,16 @@ def test_one_device_is_not_mirrored_and_several_are() -> None:
     assert mirrored.num_replicas_in_sync == 2
 
 
+def test_workers_that_nobody_named_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["127.0.0.1:1"]}}')
+    with pytest.raises(ClusterError, match=r"train\.nodes is 2, but TF_CONFIG names 1 workers"):
+        strategy(Devices("CPU", ("CPU:0",)), workers=2)
+
+
+def test_each_of_several_workers_has_one_cpu_device() -> None:
+    assert choose("cpu:3", workers=2) == Devices("CPU", ("CPU:0",))
+
+
 def test_the_doctor_hears_what_tensorflow_sees() -> None:
     assert set(describe()) == {"GPUs seen by TensorFlow", "cuDNN"}
 

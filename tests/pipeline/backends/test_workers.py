@@ -1,4 +1,4 @@
-"""Real groups of workers under Ray Train: told of each other, heard through the first, started anew when lost."""
+"""Real groups of workers under Ray Train: connected, heard through the first, started anew when lost."""
 
 import json
 import os
@@ -61,9 +61,7 @@ def leave(*, folder: Path, writes: bool, told_to_end: Callable[[], bool]) -> Ite
 # First, since a process can be attached to one Ray only and the fixture stays.
 def test_more_workers_than_there_is_room_for_fail_at_once() -> None:
     begun = time.monotonic()
-    wanted = (
-        r"train\.nodes needs 900 times 1 CPUs and 0 GPUs on one machine; there is room for \d+ on 1 machine"
-    )
+    wanted = r"train\.nodes needs 900 times 1 CPUs and 0 GPUs on one machine; there is room for \d+ on"
     with pytest.raises(ClusterError, match=wanted), Cluster(address=None, num_nodes=900) as cluster:
         cluster.worker()
     assert time.monotonic() - begun < 30
