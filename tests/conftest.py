@@ -25,6 +25,7 @@ QUIET = {
     "COLUMNS": "100",
 }
 NUM_DEVICES = 3
+STARTING_RAY = ("pipeline", "end_to_end")
 STARTUP_SECONDS = 60
 LEAKS = ("RECURRA_", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "RAY_ADDRESS", "RAY_JOB", "RAY_AUTH")
 
@@ -34,6 +35,14 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(LEAKS)]:
         del os.environ[name]
     os.environ.update(QUIET)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several test processes (`-n`), one has all that starts Ray, and a file's tests stay together."""
+    for item in items:
+        file = item.path.relative_to(config.rootpath)
+        group = "ray" if file.parts[1] in STARTING_RAY else str(file)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)
