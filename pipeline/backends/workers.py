@@ -9,6 +9,7 @@ last one would switch Keras to its old version.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -29,7 +30,12 @@ POLL_SECONDS, END_SECONDS = 1.0, 30.0
 MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError,
             TypeError, ValueError)  # fmt: skip
 
-_told_to_end = threading.Event()
+_terminated = threading.Event()
+_handlers: list[int | None] = []
+_get_handler = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_int)(("PyOS_getsig", ctypes.pythonapi))
+_set_handler = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(
+    ("PyOS_setsig", ctypes.pythonapi)
+)
 
 
 def stream(
@@ -178,7 +184,7 @@ def _work(job: dict[str, Any]) -> None:
     if first:
         items.put(("started", None))
     try:
-        for item in job["function"](**job["kwargs"], writes=first, told_to_end=_told_to_end.is_set):
+        for item in job["function"](**job["kwargs"], writes=first, told_to_end=_told_to_end):
             if first:
                 items.put(("item", item))
     except WorkerLost:
@@ -255,4 +261,16 @@ def _connect(addresses: Sequence[str], index: int) -> None:
     )
     # Python handles a signal when the main thread is next at work, which here means within two seconds:
     # that is how often the controller asks after its workers.
-    signal.signal(signal.SIGTERM, lambda number, frame: _told_to_end.set())
+    signal.signal(signal.SIGTERM, lambda number, frame: _terminated.set())
+    _handlers.append(_get_handler(signal.SIGTERM))
+
+
+def _told_to_end() -> bool:
+    """Whether this process got SIGTERM.
+
+    TensorFlow takes the signal for itself when the workers connect, and Python sets handlers from the main
+    thread only, which is not ours here; so the one that was set is put back from below.
+    """
+    for handler in _handlers:
+        _set_handler(signal.SIGTERM, handler)
+    return _terminated.is_set()

@@ -14,39 +14,41 @@ from tests.pipeline.backends.test_cluster import descendants
 
 pytestmark = pytest.mark.slow
 
-# Under Adam the last digit of a sum, which its order decides, grows to the fourth within hundreds of steps.
+# Under Adam the last digit of a sum, which its order decides, grows to 1e-4 within hundreds of steps.
 SETTINGS = (
-    *LONG,
-    "--set",
-    "train.epochs=4",
-    "--set",
-    "train.optimizer=sgd",
-    "--set",
-    "train.learning_rate=0.1",
-)
+    *LONG, "--set", "train.epochs=4", "--set", "train.optimizer=sgd", "--set", "train.learning_rate=0.1"
+)  # fmt: skip
 
 
 def training_workers(of: int) -> list[int]:
-    """Ray Train's worker processes below a process."""
-    return [
+    """Ray Train's worker processes below a process, in the order of their start."""
+    found = [
         pid for pid in descendants(of) if b"ray::RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+    assert len(found) == 2
+    return sorted(found)
 
 
-def test_kill_9_of_one_of_two_workers_ends_where_one_undisturbed_process_ends(
-    place: Place, tmp_path: Path
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of one process that nothing disturbed."""
+    place = furnish(tmp_path_factory.mktemp("alone"))
+    return Path(place.json("train", "words.yaml", *SETTINGS)["run_dir"])
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "died"), (signal.SIGTERM, "told to end")])
+def test_a_signal_to_one_of_two_workers_ends_where_one_undisturbed_process_ends(
+    place: Place, alone: Path, number: int, said: str
 ) -> None:
     process = place.start("train", "words.yaml", *SETTINGS, "--set", "train.nodes=2")
     wait_for_checkpoint(place, process)
-    pids = training_workers(process.pid)
-    assert len(pids) == 2
-    os.kill(max(pids), signal.SIGKILL)
+    os.kill(training_workers(process.pid)[1], number)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
+    assert said in err
     assert "All workers start again from the last checkpoint" in err
     assert "Traceback" not in err
     (run,) = place.runs()
-    alone = Path(furnish(tmp_path / "alone").json("train", "words.yaml", *SETTINGS)["run_dir"])
     for one, other in zip(best_weights(run), best_weights(alone), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     assert not list((run / "checkpoints").glob("step-*"))

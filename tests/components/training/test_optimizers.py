@@ -1,9 +1,12 @@
 """Schedules against known numbers, optimizers by name."""
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from components.errors import ModelError
-from components.training.optimizers import OPTIMIZERS, SCHEDULES, Schedule, build
+from components.training.optimizers import OPTIMIZERS, SCHEDULES, Adam, Schedule, build
 from conf.schema import TrainSettings
 
 
@@ -77,3 +80,17 @@ def test_an_unknown_schedule_gets_the_nearest_name() -> None:
     with pytest.raises(ModelError) as caught:
         Schedule("cosin", peak=1.0, warmup_steps=0, total_steps=1)
     assert "cosine" in caught.value.hint
+
+
+def test_adam_moves_as_keras_has_it_move() -> None:
+    moved = []
+    for kind in (keras.optimizers.Adam, Adam):
+        rng = np.random.default_rng(0)
+        variable = keras.Variable(rng.normal(size=(3, 2)).astype(np.float32))
+        optimizer = kind(0.1)
+        optimizer.build([variable])
+        for _ in range(5):
+            optimizer.apply([tf.constant(rng.normal(size=(3, 2)), tf.float32)], [variable])
+        moved.append([variable.numpy(), *(each.numpy() for each in optimizer.variables)])
+    for ours, theirs in zip(*moved, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

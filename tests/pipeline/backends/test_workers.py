@@ -40,7 +40,12 @@ def fall(*, folder: Path, times: int, writes: bool, told_to_end: Callable[[], bo
     yield falls
     if falls == times:
         return
-    if not writes:
+    heard = folder / f"heard-{falls}"
+    if writes:
+        heard.touch()
+    else:
+        while not heard.exists():
+            time.sleep(0.05)
         done.write_text("x" * (falls + 1), "utf8")
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(600)
