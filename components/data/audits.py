@@ -82,7 +82,7 @@ def audit(
     if len(labels.names) > MAX_LABELS:
         raise too_many_labels(layout.target)
     whole = [*_absent_values(fates, split), *_too_few(labels.names, layout, "the rows")]
-    whole += _unfit_tags(labels.names, settings)
+    whole += [*_unfit_tags(labels.names, settings), *_unknown_weights(labels.names, settings)]
     widths = _equal_widths(fates, layout)
     unique_ids(fates, layout)
     small, pins = _assign(fates, labels, split, layout, pins)
@@ -157,6 +157,20 @@ def _unfit_tags(labels: Sequence[str], settings: Settings) -> Iterator[Problem]:
         expected = ", ".join(f"{prefix}-..." for prefix in PREFIXES[target.scheme])
         message = f"{label!r} is no tag of the scheme {target.scheme}, which has {expected} and O"
         yield Problem(column=target.column, message=message)
+
+
+def _unknown_weights(labels: Sequence[str], settings: Settings) -> Iterator[Problem]:
+    """Labels that have a weight in the loss but stand in no row."""
+    weights = settings.train.class_weights
+    if isinstance(weights, str):
+        return
+    for label in [label for label in weights if label not in labels][:NUM_SHOWN]:
+        near = nearest(label, labels)
+        message = f"train.class_weights names {label!r}, which no row has"
+        yield Problem(
+            column=settings.data.target.column,
+            message=message + (f"; did you mean {near!r}?" if near else ""),
+        )
 
 
 def _too_few(labels: Sequence[str], layout: Layout, where: str) -> Iterator[Problem]:

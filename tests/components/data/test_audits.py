@@ -7,6 +7,7 @@ from components.data.fates import REJECTED
 from components.data.records import Layout
 from components.data.splits import TEST, TRAIN, VALID
 from components.errors import NUM_SHOWN, DataError
+from conf.schema import Settings
 
 
 def table(n: int = 12, **changes) -> dict:
@@ -215,3 +216,15 @@ def test_a_label_that_is_no_tag_of_the_scheme_is_named(tagged):
     ]
     with pytest.raises(DataError, match="'NOUN' is no tag of the scheme BIOES"):
         tagged(["S-X", "NOUN"], "BIOES")
+
+
+def test_a_weight_of_a_label_that_no_row_has_is_named(make_settings, make_scans):
+    settings = make_settings("labelling")
+    weights = {"class_weights": {"noun": 2.0, "O": 0.5}}
+    weighed = Settings.model_validate({**settings.model_dump(by_alias=True), "train": weights})
+    rows = table(label=[["NOUN", "O"]] * 12)
+    with pytest.raises(DataError) as caught:
+        audit(make_scans(weighed, rows), layout=Layout.of(weighed), settings=weighed)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "column label: train.class_weights names 'noun', which no row has; did you mean 'NOUN'?"
+    ]
