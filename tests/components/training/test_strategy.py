@@ -95,6 +95,13 @@ class Gpus:
             "set_memory_growth",
             lambda gpu, grows: self.growing.update({gpu.name: grows}),
         )
+        self.short_products = True
+        monkeypatch.setattr(
+            tf.config.experimental, "enable_tensor_float_32_execution", self._set_short_products
+        )
+
+    def _set_short_products(self, enabled: bool) -> None:
+        self.short_products = enabled
 
 
 @pytest.mark.parametrize(
@@ -107,6 +114,7 @@ def test_every_visible_gpu_grows_its_memory_and_the_others_are_out_of_sight(
     chosen = choose(devices)
     assert (chosen.kind, chosen.count) == (("GPU", used) if used else ("CPU", 1))
     assert len(gpus.visible) == used
+    assert gpus.short_products == (used == 0)
     assert [name for name, grows in gpus.growing.items() if grows] == gpus.visible
 
 
