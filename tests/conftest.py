@@ -38,11 +38,17 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several test processes (`-n`), one has all that starts Ray, and a file's tests stay together."""
+    """With several test processes (`-n`), each keeps to a file or to one of the folders that start Ray.
+
+    These take longest, so they come first.
+    """
     for item in items:
         file = item.path.relative_to(config.rootpath)
-        group = "ray" if file.parts[1] in STARTING_RAY else str(file)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(
+            pytest.mark.xdist_group(file.parts[1] if file.parts[1] in STARTING_RAY else str(file))
+        )
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.relative_to(config.rootpath).parts[1] not in STARTING_RAY)
 
 
 @pytest.fixture(scope="session", autouse=True)

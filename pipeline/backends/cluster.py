@@ -167,7 +167,7 @@ class Cluster:
         return int(max((resources.get("GPU", 0) for resources in self._nodes()), default=0))
 
     def _nodes(self) -> list[dict[str, float]]:
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def _wanted(self) -> str:
         gpus = {"auto": "any", "all": "all"}.get(str(self.num_gpus), str(self.num_gpus))

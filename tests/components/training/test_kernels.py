@@ -52,6 +52,7 @@ def as_if_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras traces what it would trace beside a GPU; such a graph cannot be run here."""
     # By its name in `sys.modules`: as an attribute of its package it is a function.
     monkeypatch.setattr(sys.modules["keras.src.backend.tensorflow.rnn"], "_is_gpu_available", lambda: True)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: [f"/device:{kind}:0"])
 
 
 @pytest.mark.parametrize(("model", "training", "reason"), REASONS)
