@@ -1,7 +1,8 @@
 """Write the archive's data sets as Parquet, one row per series, from the files inside the package aeon.
 
-    python examples/time_series/get.py                   # downloads the wheel with pip, installs nothing
-    python examples/time_series/get.py --wheel aeon-1.6.0-py3-none-any.whl
+    python examples/time_series/get.py
+
+Pip downloads the package's wheel and installs nothing; `--wheel FILE` takes one that is there.
 """
 
 import argparse
@@ -19,14 +20,19 @@ import pyarrow.parquet as pq
 PACKAGE = "aeon==1.6.0"
 NAMES = ("GunPoint", "ItalyPowerDemand", "JapaneseVowels", "OSULeaf")
 SCHEMA = pa.schema(
-    {"id": pa.string(), "split": pa.string(), "frames": pa.list_(pa.list_(pa.float32())), "label": pa.string()}
+    {
+        "id": pa.string(),
+        "split": pa.string(),
+        "frames": pa.list_(pa.list_(pa.float32())),
+        "label": pa.string(),
+    }
 )
 
 
 def download(folder: Path) -> Path:
     """The package's wheel, fetched into the folder."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
-    subprocess.run(command, check=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--dest", str(folder), PACKAGE], check=True)
     return next(folder.glob("aeon-*.whl"))
 
 
