@@ -32,7 +32,8 @@ def make_postgres_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     if os.geteuid() == 0:  # as which PostgreSQL refuses to run
         owner = pwd.getpwnam("postgres")
         os.chown(folder, owner.pw_uid, owner.pw_gid)
-        for parent in (folder, folder.parent, folder.parent.parent):
+        # Up to pytest-of-root; between it and this each of several test processes has one more.
+        for parent in (folder, *folder.parents[:3]):
             parent.chmod(parent.stat().st_mode | 0o011)
         prefix = ["runuser", "-u", "postgres", "--"]
     with socket.create_server(("127.0.0.1", 0)) as server:
