@@ -10,6 +10,7 @@
 Letters: B batch, T padded time, W numbers of a step, F features, C classes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ class Carried:
         return y
 
 
-class Recurrent:
+class Recurrent(ABC):
     """Stacked recurrent layers over embeddings, every layer and direction with a fresh cell.
 
     Built in full by the constructor: variables exist, and are in a fixed order, before the first call.
@@ -208,11 +209,11 @@ class Recurrent:
         """How many tensors (B, U) a state of all layers is."""
         return sum(direction.num_states for layer in self.layers for direction in layer)
 
+    @abstractmethod
     def logits(
         self, x: Tensor, lengths: Tensor, noise: Noise | None = None, carried: Carried | None = None
     ) -> Tensor:
         """Scores of the classes, (B, T, C) or (B, C) float32."""
-        raise NotImplementedError
 
     def losses(
         self,
