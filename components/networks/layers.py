@@ -91,12 +91,11 @@ class _Cell:
     fused: Callable[..., keras.Layer]
     masked: Callable[..., keras.Layer]
     num_gates: int
-    num_states: int = 1
 
 
 CELLS: Mapping[str, _Cell] = {
     "gru": _Cell(keras.layers.GRU, _MaskedGRUCell, 3),
-    "lstm": _Cell(keras.layers.LSTM, _MaskedLSTMCell, 4, 2),
+    "lstm": _Cell(keras.layers.LSTM, _MaskedLSTMCell, 4),
     "rnn": _Cell(keras.layers.SimpleRNN, _MaskedRNNCell, 1),
 }
 
@@ -129,7 +128,7 @@ class Direction:
         }
         self.name, self.reverse, self.unroll = cell, reverse, unroll
         self.drop, self.num_gates = drop, kind.num_gates
-        self.num_states = kind.num_states
+        self.num_states = recurrences.CELLS[cell].num_states
         self.cell: keras.Layer | None = None
         if drop:
             self.cell = kind.masked(units, recurrent_dropout=drop, **weights)

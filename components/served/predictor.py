@@ -82,8 +82,7 @@ class Predictor:
         Raises:
             ValueError: naming the column, row, step and feature that do not fit.
         """
-        parts = (*self.encoding.inputs, *self.encoding.context)
-        columns = _columns(rows, [part.column for part in parts], self.id_column)
+        columns = self._columns(rows)
         x, lengths = self._encode(columns)
         answers = self.decode(
             self.predict_encoded(x, lengths), lengths, n_best=n_best, distribution=distribution
@@ -109,8 +108,7 @@ class Predictor:
             raise ValueError("this model does not score label sequences as wholes: it is no CRF (model.crf)")
         if n < 1:
             raise ValueError(f"n is {n}, expected at least 1")
-        parts = (*self.encoding.inputs, *self.encoding.context)
-        x, lengths = self._encode(_columns(rows, [part.column for part in parts], self.id_column))
+        x, lengths = self._encode(self._columns(rows))
         longest = self.encoding.max_length
         for row in np.flatnonzero(lengths > (longest or np.inf))[:1]:
             raise ValueError(f"row {row}: {lengths[row]} steps, but the model reads windows of {longest}")
@@ -151,9 +149,7 @@ class Predictor:
         """
         if (reason := self.about.get("not_stepwise", "it was exported without that")) is not None:
             raise ValueError(f"this model cannot answer step after step: {reason}")
-        parts = (*self.encoding.inputs, *self.encoding.context)
-        columns = _columns(rows, [part.column for part in parts], self.id_column)
-        x, lengths = self._encode(columns)
+        x, lengths = self._encode(self._columns(rows))
         run = self._model.signatures["step"]
         shapes = [
             spec.shape for name, spec in sorted(run.structured_input_signature[1].items()) if "_" in name
@@ -232,6 +228,11 @@ class Predictor:
             return {name: values.tolist() for name, values in flat.items()}
         cuts = np.cumsum(lengths)[:-1]
         return {name: [part.tolist() for part in np.split(values, cuts)] for name, values in flat.items()}
+
+    def _columns(self, rows: Any) -> Columns:
+        """The columns of the inputs, of the context, and of the id where there is one."""
+        parts = (*self.encoding.inputs, *self.encoding.context)
+        return _columns(rows, [part.column for part in parts], self.id_column)
 
     def _encode(self, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and context as (S, W) float32, and the lengths (n,)."""
