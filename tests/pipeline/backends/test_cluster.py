@@ -29,8 +29,12 @@ def countdown(*, start: int) -> Iterator[int]:
     yield from range(start, 0, -1)
 
 
-def die(*, after: int) -> Iterator[int]:
+def die(*, after: int, seen: Path) -> Iterator[int]:
+    """Die once the items have arrived: Ray sends them from the side, and a kill takes those on their way."""
     yield from range(after)
+    deadline = time.monotonic() + 60
+    while not seen.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -102,12 +106,14 @@ def test_items_come_one_by_one(cluster: Cluster) -> None:
     assert list(cluster.worker().stream(countdown, start=3)) == [3, 2, 1]
 
 
-def test_a_killed_worker_is_named_and_can_be_replaced(cluster: Cluster) -> None:
-    seen = []
+def test_a_killed_worker_is_named_and_can_be_replaced(cluster: Cluster, tmp_path: Path) -> None:
+    items = []
     with pytest.raises(WorkerLost):
-        for item in cluster.worker().stream(die, after=2):
-            seen.append(item)
-    assert seen == [0, 1]
+        for item in cluster.worker().stream(die, after=2, seen=tmp_path / "seen"):
+            items.append(item)
+            if item == 1:
+                (tmp_path / "seen").touch()
+    assert items == [0, 1]
     assert cluster.replace_worker().call(square, value=3) == 9
 
 
