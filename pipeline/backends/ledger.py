@@ -4,14 +4,14 @@
 """
 
 import getpass
-import json
-import os
 import socket
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from pipeline.backends import journals
 
 LEDGER = "ledger.jsonl"
 
@@ -39,28 +39,12 @@ def append(folder: Path, change: Change) -> None:
         "why": entry["why"],
         "run_id": entry["run_id"],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LEDGER).open("ab+") as file:
-        # What a kill left of a last line must not swallow this one.
-        torn = file.tell() > 0 and _last_byte(file) != b"\n"
-        file.write((b"\n" if torn else b"") + json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    journals.append(folder / LEDGER, line)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """All changes, oldest first; a line torn by a kill is passed over."""
-    found = []
-    with suppress(FileNotFoundError):
-        for line in (folder / LEDGER).read_text("utf8").splitlines():
-            with suppress(ValueError):
-                found.append(json.loads(line))
-    return found
-
-
-def _last_byte(file: Any) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)
+    return journals.read(folder / LEDGER)
 
 
 def _who() -> str:
