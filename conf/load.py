@@ -5,8 +5,8 @@
                │          (the last word wins)
                └─ mappings merge; lists and single values replace
 
-Relative paths (`data.path`, `vectors` of inputs) are taken from the file that says them, and from the current
-folder in `--set`.
+Relative paths (`data.path`, `vectors` of inputs, also where a search chooses among some) are taken from the
+file that says them, and from the current folder in `--set`.
 """
 
 import glob
@@ -18,16 +18,19 @@ from typing import Any
 
 from conf.documents import Entry, read
 from conf.mistakes import Key, Mistakes, Place, Problem, SettingsError
+from conf.points import check
 from conf.schema import Settings
-from conf.validation import validate
+from conf.spaces import KINDS
+from conf.validation import SPACE, validate
 
 __all__ = ["Problem", "SettingsError", "json_schema", "load", "resolved"]
 
 MAX_BYTES = 1 << 18
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:.*@")
-# Keys that cannot stand together: the one above pushes the other out, so that a split can be stacked.
-RIVALS: dict[Key, tuple[str, str]] = {("data", "split"): ("column", "by")}
+# Keys that cannot stand together: the one above pushes the others out, so that a split can be stacked.
+RIVALS: dict[Key, tuple[str, ...]] = {("data", "split"): ("column", "by"), (*SPACE, "*"): tuple(KINDS)}
+SEARCHED_VECTORS = re.compile(r"data\.inputs\.[0-9]+\.vectors")
 
 
 def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Settings:
@@ -36,7 +39,8 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Settings
     Args:
         paths: YAML files; later ones have the last word.
         overrides: `section.key=value` each, the value in YAML; it replaces what was there, mappings too.
-            List items go by number: `data.inputs.0.scale=minmax`.
+            List items go by number: `data.inputs.0.scale=minmax`. What is searched goes by the key of its
+            setting: `tune.space.train.epochs={int: [1, 9]}`, `tune.space.train.epochs.int=[1, 9]`.
 
     Raises:
         SettingsError: with every mistake: unreadable files, unknown keys, wrong types, impossible values.
@@ -50,6 +54,8 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Settings
         _set(root, option, order=order, mistakes=mistakes)
     # What a file that could not be read would have said is not missing.
     settings = None if None in files else validate(root, mistakes)
+    if settings is not None:
+        check(settings, root, mistakes)
     if settings is None or mistakes.found:
         raise SettingsError(mistakes.problems())
     return settings
@@ -116,7 +122,7 @@ def _merge(below: Entry, above: Entry, key: Key) -> None:
 
 
 def _push_out_rivals(below: Entry, above: Collection[str], key: Key) -> None:
-    rivals = RIVALS.get(key, ())
+    rivals = RIVALS.get((*SPACE, "*") if key[:2] == SPACE and len(key) == 3 else key, ())
     if any(name in above for name in rivals):
         for rival in rivals:
             if rival not in above:
@@ -125,9 +131,9 @@ def _push_out_rivals(below: Entry, above: Collection[str], key: Key) -> None:
 
 def _set(root: Entry, option: str, *, order: int, mistakes: Mistakes) -> None:
     name, equals, text = option.partition("=")
-    parts = name.strip().split(".")
+    parts = _parts(name.strip())
     place = Place(order, 0, f"--set {option}")
-    if not equals or not all(parts):
+    if not equals or not all(name.strip().split(".")):
         mistakes.add(place, (), "expected section.key=value")
         return
     entry = read(text, place, mistakes, at=tuple(parts))
@@ -138,6 +144,18 @@ def _set(root: Entry, option: str, *, order: int, mistakes: Mistakes) -> None:
         above = Entry({part: above}, place)
     _make_absolute(above, folder=os.getcwd(), mistakes=mistakes)
     _put(root, parts, entry, mistakes=mistakes)
+
+
+def _parts(name: str) -> list[str]:
+    """The keys of each level; those of tune.space have dots of their own."""
+    parts = name.split(".")
+    searched = parts[len(SPACE) :]
+    if tuple(parts[: len(SPACE)]) != SPACE or not searched:
+        return parts
+    words = (number for number, part in enumerate(searched) if number and part in (*KINDS, "when"))
+    end = next(words, len(searched))
+    word, condition = searched[end : end + 1], searched[end + 1 :]
+    return [*SPACE, ".".join(searched[:end]), *word, *([".".join(condition)] if condition else [])]
 
 
 def _put(root: Entry, parts: list[str], entry: Entry, *, mistakes: Mistakes) -> None:
@@ -174,16 +192,29 @@ def _make_absolute(root: Entry, *, folder: str, mistakes: Mistakes) -> None:
 
 def _paths(root: Entry) -> Iterator[tuple[Key, Entry]]:
     """The values that are paths, with their keys."""
-    data = root.value.get("data")
-    if data is None:
-        return
-    if path := data.child("path"):
+    if path := _reach(root, "data", "path"):
         for _, item in _items(path) if isinstance(path.value, list | dict) else [("", path)]:
             yield ("data", "path"), item
-    if inputs := data.child("inputs"):
+    if inputs := _reach(root, "data", "inputs"):
         for number, each in _items(inputs):
             if vectors := each.child("vectors"):
                 yield ("data", "inputs", number, "vectors"), vectors
+    if space := _reach(root, *SPACE):
+        for key, dimension in _items(space):
+            choices = dimension.child("choice")
+            if choices and SEARCHED_VECTORS.fullmatch(str(key)):
+                for _, item in _items(choices):
+                    yield (*SPACE, key), item
+
+
+def _reach(entry: Entry, *key: str) -> Entry | None:
+    """What stands there, if anything does."""
+    for part in key:
+        inner = entry.child(part)
+        if inner is None:
+            return None
+        entry = inner
+    return entry
 
 
 def _items(entry: Entry) -> Iterator[tuple[str | int, Entry]]:

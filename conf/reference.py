@@ -33,7 +33,9 @@ def _sections(section: Any, definitions: Any, prefix: str) -> Iterator[tuple[str
     yield prefix, section
     for name, field in section["properties"].items():
         for reference in _references(field):
-            title = f"{prefix}.{name}".lstrip(".")
+            title = f"{prefix}.{name}".lstrip(".") + (
+                " (each key)" if "additionalProperties" in field else ""
+            )
             several = len(list(_references(field))) > 1
             inner = definitions[reference]
             yield from _sections(inner, definitions, f"{title} ({inner['title']})" if several else title)
@@ -44,8 +46,9 @@ def _references(field: Any) -> Iterator[str]:
         yield field["$ref"].rpartition("/")[2]
     for branch in [*field.get("anyOf", []), *field.get("oneOf", []), *field.get("allOf", [])]:
         yield from _references(branch)
-    if isinstance(field.get("items"), dict):
-        yield from _references(field["items"])
+    for inner in ("items", "additionalProperties"):
+        if isinstance(field.get(inner), dict):
+            yield from _references(field[inner])
 
 
 def _kind(field: Any, definitions: Any) -> str:
@@ -58,6 +61,9 @@ def _kind(field: Any, definitions: Any) -> str:
         return ", ".join(f"`{_literal(value)}`" for value in field["enum"])
     if "const" in field:
         return f"`{_literal(field['const'])}`"
+    if "prefixItems" in field:
+        kinds = dict.fromkeys(_kind(item, definitions) for item in field["prefixItems"])
+        return f"list of {len(field['prefixItems'])}: {'; '.join(kinds)}"
     if field.get("type") == "array":
         return f"list of {_kind(field.get('items', {}), definitions)}"
     if field.get("type") == "object":

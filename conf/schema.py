@@ -5,6 +5,7 @@
     ├── data        DataSettings      what a row is, and which rows train, choose and test
     ├── model       ModelSettings     the network
     ├── train       TrainSettings     how it learns
+    ├── tune        TuneSettings      which settings are searched, and how
     ├── evaluate    EvaluateSettings  what is reported
     ├── gate        GateSettings      what a model must reach to be promoted
     └── register    RegisterSettings  under which alias (attribute `registration`)
@@ -14,42 +15,18 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-Metric = Literal["loss", "accuracy", "macro_f1", "ece", "sequence_accuracy"]
-SMALLER_IS_BETTER = ("loss", "ece")
-MAX_SEED = 2**32 - 1
+from conf.sections import MAX_SEED as MAX_SEED
+from conf.sections import SMALLER_IS_BETTER, Metric, Section, Seed, conflict, listed
+from conf.spaces import TuneSettings
+
 MAX_FOLDS = 100
 MAX_VOCABULARY = 1_000_000
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def conflict(message: str, *, at: str = "", hint: str = "") -> PydanticCustomError:
-    """An error about values that do not go together; `at` is the dotted key below the section."""
-    return PydanticCustomError("conflict", "{message}", {"message": message, "at": at, "hint": hint})
-
-
-# A list in the file becomes a tuple, so that settings stay what they were; strict mode would refuse the list.
-def _list(**limits: Any) -> Any:
-    return Field(strict=False, **limits)
-
-
 Column = Annotated[str, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Span = Annotated[int, Field(ge=1, le=1_001)]
@@ -72,7 +49,7 @@ class NumericInput(Section):
         description="The column that holds the steps; of tokens, plain text is cut at white space."
     )
     kind: Literal["numeric"] = Field(default="numeric", description="What the column holds.")
-    columns: Annotated[tuple[Column, ...], _list(min_length=1)] | None = Field(
+    columns: Annotated[tuple[Column, ...], listed(min_length=1)] | None = Field(
         default=None,
         description="With `layout: step`: the columns that make the vector of a step, in this order; `p*` "
         "stands for all that match, in the file's order. `column` is then the input's name.",
@@ -222,14 +199,14 @@ class ColumnSplit(Section):
 
     column: Column = Field(description="The column whose value decides where a row goes.")
     valid: Annotated[
-        Annotated[tuple[str | int | bool, ...], _list(min_length=1), Tag("a list")]
+        Annotated[tuple[str | int | bool, ...], listed(min_length=1), Tag("a list")]
         | Annotated[Share, Tag("one")],
         Discriminator(_one_or_many),
     ] = Field(
         description="The values of the rows that choose the best epoch, or the share of the training rows to "
         "take for that.",
     )
-    test: Annotated[tuple[str | int | bool, ...], _list(min_length=1)] = Field(
+    test: Annotated[tuple[str | int | bool, ...], listed(min_length=1)] = Field(
         description="The values of the rows that are held out for the final score."
     )
     seed: Seed = Field(default=0, description="Which rows are taken when `valid` is a share.")
@@ -354,7 +331,7 @@ Split = Annotated[
 
 Paths = Annotated[
     Annotated[str, Field(min_length=1), Tag("one")]
-    | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], _list(min_length=1), Tag("a list")],
+    | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], listed(min_length=1), Tag("a list")],
     Discriminator(_one_or_many),
 ]
 
@@ -374,7 +351,7 @@ class DataSettings(Section):
         description="The files' format: parquet, arrow, csv, jsonl, conll, ts, or a reader of your own as "
         "package.module:function; auto: by their names.",
     )
-    columns: Annotated[tuple[Column, ...], _list(min_length=1)] | None = Field(
+    columns: Annotated[tuple[Column, ...], listed(min_length=1)] | None = Field(
         default=None,
         description="Names of the columns in their order, for CoNLL files and for CSV files without a "
         "header; `_` skips one.",
@@ -390,10 +367,10 @@ class DataSettings(Section):
     id: Column | None = Field(
         default=None, description="The column that names a row, kept as text; null: rows have no names."
     )
-    inputs: Annotated[tuple[Input, ...], _list(min_length=1)] = Field(
+    inputs: Annotated[tuple[Input, ...], listed(min_length=1)] = Field(
         description="The columns that the network reads at each time step."
     )
-    context: Annotated[tuple[Context, ...], _list()] = Field(
+    context: Annotated[tuple[Context, ...], listed()] = Field(
         default=(), description="Features of the whole sequence, which the network reads at every step."
     )
     target: TargetSettings = Field(description="What the model learns to say.")
@@ -477,14 +454,14 @@ class DropoutSettings(Section):
 class EncoderSettings(Section):
     """What reads each step on its own before the recurrence, with the same weights at every step."""
 
-    units: Annotated[tuple[Width, ...], _list(max_length=16)] = Field(
+    units: Annotated[tuple[Width, ...], listed(max_length=16)] = Field(
         default=(), description="The widths of dense layers, one after another."
     )
-    shape: Annotated[tuple[Width, Width], _list()] | None = Field(
+    shape: Annotated[tuple[Width, Width], listed()] | None = Field(
         default=None,
         description="Height and width of the image that a step is: its numbers row by row; null: no image.",
     )
-    filters: Annotated[tuple[Width, ...], _list(max_length=8)] = Field(
+    filters: Annotated[tuple[Width, ...], listed(max_length=8)] = Field(
         default=(),
         description="How many 3x3 filters each 2-D convolution of the image has; every one halves the image.",
     )
@@ -506,10 +483,10 @@ class EncoderSettings(Section):
 class ConvolutionSettings(Section):
     """Convolutions over time, one after another, with as many outputs as steps."""
 
-    filters: Annotated[tuple[Width, ...], _list(min_length=1, max_length=16)] = Field(
+    filters: Annotated[tuple[Width, ...], listed(min_length=1, max_length=16)] = Field(
         description="How many filters each has."
     )
-    widths: Annotated[tuple[Span, ...], _list(min_length=1, max_length=16)] = Field(
+    widths: Annotated[tuple[Span, ...], listed(min_length=1, max_length=16)] = Field(
         description="How many steps each reads at once."
     )
     dropout: Rate = Field(default=0.0, description="Of the outputs of each while training.")
@@ -780,7 +757,7 @@ class EvaluateSettings(Section):
         le=100_000,
         description="How often sequences are drawn again for the intervals.",
     )
-    slices: Annotated[tuple[Literal["length"], ...], _list()] = Field(
+    slices: Annotated[tuple[Literal["length"], ...], listed()] = Field(
         default=("length",), description="What the scores are also shown by."
     )
 
@@ -841,7 +818,9 @@ class Settings(Section):
     data: DataSettings = Field(description="What a row is, and which rows train, choose and test.")
     model: ModelSettings = Field(default=ModelSettings(), description="The network.")
     train: TrainSettings = Field(default=TrainSettings(), description="How the network learns.")
-    tune: None = Field(default=None, description="A search over settings; not supported yet.")
+    tune: TuneSettings | None = Field(
+        default=None, description="A search over settings, all judged on the validation rows; null: none."
+    )
     evaluate: EvaluateSettings = Field(
         default=EvaluateSettings(), description="What is reported about the model."
     )
@@ -858,7 +837,7 @@ class Settings(Section):
         return data
 
     # Field by field, not over the whole: so a fault elsewhere does not hide these.
-    @field_validator("model", "train", "gate")
+    @field_validator("model", "train", "tune", "gate")
     @classmethod
     def _fits_task(cls, section: Any, info: ValidationInfo) -> Any:
         task = info.data.get("task")
@@ -875,6 +854,10 @@ class Settings(Section):
             _check_stretches(section, task, info.data.get("model"))
         if isinstance(section, TrainSettings) and task == "classification":
             _refuse_sequence_accuracy(section.early_stopping.metric, at="early_stopping.metric")
+        if isinstance(section, TuneSettings):
+            _check_devices(section, info.data.get("train"))
+            if task == "classification":
+                _refuse_sequence_accuracy(section.metric, at="metric")
         if isinstance(section, GateSettings) and task == "classification":
             _refuse_sequence_accuracy(section.better_on, at="better_on")
             for metric in section.floors:
@@ -941,7 +924,23 @@ def _check_stretches(train: TrainSettings, task: str | None, model: ModelSetting
         )
 
 
-def _refuse_sequence_accuracy(metric: str, *, at: str) -> None:
+def _check_devices(tune: TuneSettings, train: TrainSettings | None) -> None:
+    """What trials cannot train on."""
+    if train is not None and train.nodes > 1:
+        raise conflict(
+            f"train.nodes is {train.nodes}, but a trial trains on one machine",
+            hint="Set train.nodes to 1, search, and train the settings found on more.",
+        )
+    devices = train.devices if train is not None else "auto"
+    if tune.trials_per_gpu > 1 and devices.startswith("gpu:") and devices != "gpu:1":
+        raise conflict(
+            f"trials that train on {devices} share none of them",
+            at="trials_per_gpu",
+            hint="Set train.devices to gpu:1, or leave trials_per_gpu out.",
+        )
+
+
+def _refuse_sequence_accuracy(metric: str | None, *, at: str) -> None:
     if metric == "sequence_accuracy":
         raise conflict(
             "sequence_accuracy is for labelling",

@@ -1,12 +1,15 @@
 """Settings files: stacked, overridden, and every mistake named with its place."""
 
 import glob
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from ruamel.yaml import YAML
 
 from conf import load as module
 from conf.load import SettingsError, json_schema, load, resolved
@@ -233,7 +236,10 @@ def test_an_unknown_key_gets_the_nearest_one(tmp_path: Path, addition: str, key:
         ("data.path=s3://key:secret@bucket/rows.csv", "data.path"),
         ("data.inputs=[]", "data.inputs"),
         ("data.inputs.3.scale=none", "data.inputs.3.scale"),
-        ("tune={trials: 3}", "tune"),
+        ("tune={trials: 3}", "tune.space"),
+        ("tune.space={train.epochs: {int: [3, 1]}}", "tune.space.train.epochs.int"),
+        ("tune.space.train.epochs={int: [0, 1]}", "tune.space.train.epochs"),
+        ("tune.space.train.epoch.int=[1, 3]", "tune.space.train.epoch"),
         ("data.split={valid: 0.1}", "data.split"),
         ("data.split={by: hash, valid: 0.6, test: 0.6}", "data.split.valid"),
     ],
@@ -325,6 +331,88 @@ def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
 def test_what_is_resolved_loads_again_as_the_same_settings(tmp_path: Path) -> None:
     settings = load([write(tmp_path, GOOD)])
     assert Settings.model_validate(resolved(settings)) == settings
+
+
+SEARCH = """\
+tune:
+  scheduler: none
+  space:
+    train.learning_rate: {loguniform: [1e-4, 1e-2], when: {train.optimizer: sgd}}
+    train.optimizer: {choice: [adam, sgd]}
+"""
+
+
+def test_a_search_is_loaded_and_resolved_as_json(tmp_path: Path) -> None:
+    settings = load([write(tmp_path, GOOD + SEARCH)])
+    assert settings.tune is not None
+    assert list(settings.tune.space) == ["train.learning_rate", "train.optimizer"]
+    written = json.loads(json.dumps(resolved(settings)))
+    assert written["tune"]["trials"] == 20
+    assert written["tune"]["space"]["train.optimizer"]["choice"] == ["adam", "sgd"]
+
+
+def test_null_takes_a_search_away(tmp_path: Path) -> None:
+    assert load([write(tmp_path, GOOD + "tune: null\n")]).tune is None
+    assert load([write(tmp_path, GOOD + SEARCH)], ["tune=null"]).tune is None
+
+
+def test_all_mistakes_of_a_search_come_at_once_with_their_lines(tmp_path: Path) -> None:
+    keys = (
+        "train.lerning_rate: {uniform: [0, 1]}",
+        "train.seed: {int: [0, 9]}",
+        "model.units: {int: [0, 9]}",
+    )
+    found = mistakes(write(tmp_path, GOOD + SEARCH + "".join(f"    {key}\n" for key in keys)))
+    start = f"{tmp_path}/conf.yaml"
+    assert list(found.values()) == [
+        f"{start}:15: tune.space.train.lerning_rate: there is no such setting "
+        "(did you mean train.learning_rate?)",
+        f"{start}:16: tune.space.train.seed: may not be searched: luck is no setting; see tune.seeds",
+        f"{start}:17: tune.space.model.units: 0 is refused: received 0, expected at least 1",
+    ]
+
+
+def test_another_kind_of_dimension_takes_the_place_of_the_one_below(tmp_path: Path) -> None:
+    base = write(tmp_path, GOOD + SEARCH)
+    above = write(tmp_path, "tune: {space: {train.learning_rate: {choice: [1e-3, 1e-2]}}}\n", "above.yaml")
+    by_file = load([base, above])
+    by_option = load([base], ["tune.space.train.learning_rate.choice=[1e-3, 1e-2]"])
+    assert by_file == by_option
+    assert by_file.tune is not None
+    assert by_file.tune.space["train.learning_rate"].values == (1e-3, 1e-2)
+    assert by_file.tune.space["train.learning_rate"].when == {"train.optimizer": ("sgd",)}
+
+
+def test_options_reach_into_a_search(tmp_path: Path) -> None:
+    options = [
+        "tune.trials=3",
+        "tune.space.data.inputs.0.scale={choice: [none, minmax]}",
+        "tune.space.train.learning_rate.when.train.optimizer=adam",
+    ]
+    tune = load([write(tmp_path, GOOD + SEARCH)], options).tune
+    assert tune is not None
+    assert tune.trials == 3
+    assert tune.space["data.inputs.0.scale"].values == ("none", "minmax")
+    assert tune.space["train.learning_rate"].when == {"train.optimizer": ("adam",)}
+
+
+def test_files_of_vectors_to_choose_among_are_found_as_data_is(tmp_path: Path) -> None:
+    tokens = GOOD.replace("inputs: [{column: frames}]", "inputs: [{column: words, kind: token}]")
+    key = "data.inputs.0.vectors"
+    path = write(tmp_path, tokens + f"tune: {{space: {{{key}: {{choice: [null, v.txt, s3://b/w.txt]}}}}}}\n")
+    tune = load([path]).tune
+    assert tune is not None
+    assert tune.space[key].values == (None, str(tmp_path / "v.txt"), "s3://b/w.txt")
+    found = mistakes(path, f"tune.space.{key}.choice=[s3://key:secret@b/v.txt]")
+    assert "carries a password" in found[f"tune.space.{key}"]
+
+
+def test_editors_accept_a_search_and_refuse_two_kinds_at_once(tmp_path: Path) -> None:
+    editor = Draft202012Validator(json_schema())
+    settings: Any = YAML(typ="safe", pure=True).load(GOOD + SEARCH)
+    editor.validate(settings)
+    settings["tune"]["space"]["train.optimizer"]["uniform"] = [0, 1]
+    assert not editor.is_valid(settings)
 
 
 def test_the_json_schema_names_the_keys_as_files_do() -> None:

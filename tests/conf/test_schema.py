@@ -26,6 +26,7 @@ from conf.schema import (
     TimeSplit,
     TokenInput,
     TrainSettings,
+    TuneSettings,
 )
 from conf.validation import fields
 
@@ -287,3 +288,26 @@ def test_without_vectors_there_is_nothing_to_fix() -> None:
     with pytest.raises(ValidationError, match="there are no vectors to fix"):
         TokenInput(column="words", kind="token", fixed_vectors=True)
     assert TokenInput(column="words", kind="token", vectors="v.txt", fixed_vectors=True).fixed_vectors
+
+
+SEARCH: dict[str, Any] = {"space": {"model.units": {"choice": [8, 16]}}}
+
+
+def test_a_classifiers_trials_are_not_judged_by_whole_sequences() -> None:
+    search = {**SEARCH, "metric": "sequence_accuracy"}
+    assert settings(tune=search).tune == TuneSettings.model_validate(search)
+    with pytest.raises(ValidationError, match="sequence_accuracy is for labelling"):
+        settings(task="classification", tune=search)
+
+
+@pytest.mark.parametrize("devices", ["gpu:2", "gpu:all", "gpu:10"])
+def test_trials_on_several_gpus_share_none(devices: str) -> None:
+    search = {**SEARCH, "trials_per_gpu": 2}
+    with pytest.raises(ValidationError, match=f"trials that train on {devices} share none of them"):
+        settings(train={"devices": devices}, tune=search)
+    assert settings(train={"devices": devices}, tune=SEARCH)
+
+
+@pytest.mark.parametrize("devices", ["auto", "gpu:1"])
+def test_trials_on_one_gpu_may_share_it(devices: str) -> None:
+    assert settings(train={"devices": devices}, tune={**SEARCH, "trials_per_gpu": 4}).tune

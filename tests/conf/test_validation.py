@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from conf.documents import Entry
-from conf.mistakes import Mistakes, Place
+from conf.mistakes import Mistakes, Place, dotted
 from conf.schema import Settings
-from conf.validation import fields, validate
+from conf.validation import fields, refusals, validate
 
 GOOD: dict[str, Any] = {
     "name": "words",
@@ -99,7 +99,10 @@ def test_good_settings_come_back_without_a_mistake() -> None:
         ),
         ("train.nodes", 0, "train.nodes: received 0, expected at least 1"),
         ("train.devices", "gpu:0", "train.devices: received 'gpu:0' (What trains: auto"),
-        ("tune", {"trials": 3}, "tune: received a mapping, expected null: not supported yet"),
+        ("tune", {"trials": 3}, "tune.space: is missing (The settings searched, each by its dotted key"),
+        ("tune", {"space": {}}, "tune.space: received a mapping, expected at least one item"),
+        ("tune", [3], "tune: received a list, expected a mapping"),
+        ("model.encoder", {"units": [8] * 17}, "model.encoder.units: received a list, expected at most 16"),
         ("data.context", ["speaker"], "data.context.0: received 'speaker', expected a mapping"),
         ("data.inputs", [{"column": "x", "kind": "word"}], "data.inputs.0: expected the kind numeric, token"),
         ("data.inputs", [{"column": "x", "indicator": True}], "data.inputs.0.indicator: nothing is imputed"),
@@ -298,6 +301,56 @@ def test_dots_in_a_key_are_explained() -> None:
     assert problem.hint == "a dot joins keys in --set only; here nest train.learning_rate"
 
 
+@pytest.mark.parametrize(
+    ("dimension", "message"),
+    [
+        (
+            {"units": {"int": [1, 2]}},
+            "model.units: there is no such setting (write the key with dots, in one line: model.units)",
+        ),
+        ({"unifrom": [1, 2]}, "model.unifrom: there is no such setting (did you mean uniform?)"),
+        ({"zebra": 1}, "model.zebra: there is no such setting (known here: choice, uniform, loguniform, int"),
+        ({"int": [1]}, "model.int.1: is missing (A whole number from the first to the second"),
+        ([1, 2], "model: received a list, expected a mapping (The settings searched"),
+    ],
+)
+def test_a_search_that_is_written_wrongly_says_how_it_is_right(dimension: Any, message: str) -> None:
+    (line,) = said("tune", {"space": {"model": dimension}})
+    assert line.startswith(f"tune.space.{message}")
+
+
+def test_a_mistake_about_a_searched_key_is_at_its_line() -> None:
+    mistakes = Mistakes()
+    root = entry(changed("tune", {"search": "grid", "space": {"train.learning_rate": {"uniform": [0.1, 1]}}}))
+    root.value["tune"].value["space"].value["train.learning_rate"].place = Place(0, 7, "here")
+    assert validate(root, mistakes) is None
+    (problem,) = mistakes.problems()
+    assert (problem.location, problem.key) == ("here:7", "tune.space.train.learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "messages"),
+    [
+        ("train.epochs", 3, []),
+        ("train.epochs", 0, ["received 0, expected at least 1"]),
+        ("train.epochs", "x", ["received 'x', expected a whole number"]),
+        ("model.front", {"filters": [8]}, ["is missing"]),
+        ("model.front", {"filters": [8], "widths": [3, 3]}, ["1 filters, 2 widths"]),
+        # At odds with other settings only: there is one layer, and no schedule that would go down.
+        ("model.residual", True, []),
+        ("train.plateau", {"patience": 3}, []),
+        ("train", {"momentum": 0.5}, []),
+        ("train", {"momentum": 1.5}, ["received 1.5, expected less than 1"]),
+    ],
+)
+def test_a_value_is_refused_alone_only_for_what_is_wrong_with_it(
+    key: str, value: Any, messages: list[str]
+) -> None:
+    found = refusals(changed(key, value), tuple(key.split(".")))
+    assert [each.message for each in found] == messages
+    assert all(dotted(each.key).startswith(key) for each in found)
+
+
 def test_a_missing_setting_comes_with_its_sentence() -> None:
     mistakes = Mistakes()
     validate(entry({**GOOD, "data": {"inputs": [{}]}}), mistakes)
@@ -331,5 +384,5 @@ def test_a_file_of_something_else_is_refused_in_good_time() -> None:
 def test_fields_names_every_key_as_files_do() -> None:
     keys = {key for key, _ in fields()}
     assert {"register.alias", "data.inputs.scale", "data.split.by", "data.split.column"} <= keys
-    assert "train.early_stopping.patience" in keys
+    assert {"train.early_stopping.patience", "tune.space.choice", "tune.space.int"} <= keys
     assert "registration" not in keys

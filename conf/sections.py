@@ -1,0 +1,35 @@
+"""What all sections of the settings are made of: the base class, an error for values at odds, shared types.
+
+class PlateauSettings(Section):       frozen, strict, no unknown keys
+    factor: Share = ...               a shared type
+        raise conflict(..., at="factor", hint="...")
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+Metric = Literal["loss", "accuracy", "macro_f1", "ece", "sequence_accuracy"]
+SMALLER_IS_BETTER = ("loss", "ece")
+MAX_SEED = 2**32 - 1
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def conflict(message: str, *, at: str = "", hint: str = "") -> PydanticCustomError:
+    """An error about values that do not go together; `at` is the dotted key below the section."""
+    return PydanticCustomError("conflict", "{message}", {"message": message, "at": at, "hint": hint})
+
+
+def listed(**limits: Any) -> Any:
+    """The field of a tuple: a list in the file becomes one, which strict mode would refuse.
+
+    A tuple, so that settings stay what they were.
+    """
+    return Field(strict=False, **limits)
+
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
