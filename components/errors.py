@@ -4,6 +4,7 @@ RecurraError            1    a bug of ours
 ├── DataError           2    the rows are at fault; carries each problem with its place
 ├── ModelError          2    no such model, or not one of ours
 ├── TrainingDiverged    2    the loss became NaN or infinite
+├── SearchFailed        2    no trial of a search came to anything
 ├── ClusterError        3    Ray unreachable, or more asked for than there is
 ├── TrackerError        3    MLflow unreachable, or it refused
 ├── StorageError        3    disk full, or a folder that cannot be read or written
@@ -88,6 +89,12 @@ class ModelError(RecurraError):
 
 class TrainingDiverged(RecurraError):
     """The loss became NaN or infinite; nothing of that run may be registered."""
+
+    exit_code = 2
+
+
+class SearchFailed(RecurraError):
+    """No trial of a search came to anything; nothing may be registered."""
 
     exit_code = 2
 

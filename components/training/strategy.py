@@ -5,12 +5,14 @@ N devices  MirroredStrategy: one copy of the weights each, gradients summed
 N workers  MultiWorkerMirroredStrategy: the same over processes on several machines, named by TF_CONFIG
 """
 
+import gc
 import json
 import os
 import socket
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from components.errors import ClusterError
@@ -70,6 +72,37 @@ def choose(devices: str, *, workers: int = 1) -> Devices:
     # Products of float32 are else cut to 10 bits of mantissa on recent GPUs, and no longer those of a CPU.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     return Devices("GPU", tuple(f"GPU:{i}" for i in range(wanted)))
+
+
+def limit_threads(count: int) -> None:
+    """Let TensorFlow compute with so many threads; call it before its first operation.
+
+    Raises:
+        ClusterError: it computes with another number of them already.
+    """
+    threading = tf.config.threading
+    try:
+        for get, put in (
+            (threading.get_intra_op_parallelism_threads, threading.set_intra_op_parallelism_threads),
+            (threading.get_inter_op_parallelism_threads, threading.set_inter_op_parallelism_threads),
+        ):
+            if get() != count:
+                put(count)
+    except RuntimeError as error:
+        raise ClusterError(
+            f"TensorFlow has begun, so it cannot be given {count} threads any more."
+        ) from error
+
+
+def forget() -> None:
+    """Let go of the graphs of models that are gone, so that the next finds the process as the first did."""
+    keras.backend.clear_session()  # collects garbage too
+
+
+def settle() -> None:
+    """Let the garbage collector pass over what is there before the first model: it takes 0.3 s each time."""
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def num_gpus() -> int:

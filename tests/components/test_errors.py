@@ -27,6 +27,7 @@ def test_exit_codes_are_those_promised() -> None:
         "DataError": 2,
         "ModelError": 2,
         "TrainingDiverged": 2,
+        "SearchFailed": 2,
         "ClusterError": 3,
         "TrackerError": 3,
         "StorageError": 3,

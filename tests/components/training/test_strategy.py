@@ -1,5 +1,9 @@
 """Devices from a setting."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import tensorflow as tf
 
@@ -168,3 +172,43 @@ def test_the_doctor_says_what_keeps_cudnn_away(monkeypatch: pytest.MonkeyPatch) 
     said = describe()["cuDNN"]
     for setting in ("model.dropout.recurrent", "model.unroll", "train.truncate"):
         assert setting in said
+
+
+# In a process of its own, since TensorFlow of this one has begun.
+THREADS = """
+import gc, keras, tensorflow as tf
+from components.errors import ClusterError
+from components.training import strategy
+
+strategy.limit_threads(3)
+strategy.limit_threads(2)
+threading = tf.config.threading
+counts = threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads()
+assert counts == (2, 2), counts
+tf.constant(1.0) + 1.0
+strategy.limit_threads(2)
+try:
+    strategy.limit_threads(1)
+except ClusterError as error:
+    print(error)
+
+first = keras.layers.Dense(2).name
+assert keras.layers.Dense(2).name != first
+strategy.settle()
+strategy.settle()
+assert gc.get_freeze_count()
+strategy.forget()
+assert keras.layers.Dense(2).name == first
+"""
+
+
+def test_threads_are_limited_until_tensorflow_has_begun_and_what_is_forgotten_leaves_no_name(
+    root: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (
+        0,
+        "TensorFlow has begun, so it cannot be given 1 threads any more.\n",
+    ), done.stderr
