@@ -1,6 +1,6 @@
 """One HTML page about a run, self-contained: the verdict first, then what it rests on.
 
-    run.json, data/profile.json, checkpoints/history.json, evaluation/*.json ─▶ report.html
+    run.json, data/profile.json, tune/trials.json, checkpoints/history.json, evaluation/*.json ─▶ report.html
 
 A stage that has not run has no section, so the page can be written at any time.
 """
@@ -17,6 +17,7 @@ from markupsafe import Markup
 from components.evaluation import charts
 from components.training.progress import MUCH_WAITING, waiting_share
 from conf.schema import Settings
+from pipeline import sweep_report
 from pipeline.backends.workspace import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -68,6 +69,7 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "confidence": settings.gate.confidence,
         "shown_metrics": SHOWN_METRICS,
         "baselines": baselines,
+        "search": sweep_report.contents(folder, names=SHOWN_METRICS),
         "history": history,
         "training_sentence": _training(history, folder.summary("train")),
         "training_hint": _training_hint(history),

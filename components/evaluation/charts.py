@@ -27,22 +27,42 @@ def svg(content: str, *, width: float, height: float, title: str) -> str:
     )
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from low to high."""
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """About five round numbers from low to high; only whole ones with `whole`."""
     if not high > low:
         return [low]
     rough = (high - low) / NUM_TICKS
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= rough)
+    if whole:
+        step = max(step, 1.0)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-class _Axes:
-    """A frame with numbered axes, and places in it; y in powers of ten with `log`."""
+def decades(low: float, high: float) -> list[float]:
+    """A few round numbers from low to high, both positive, for a scale in powers of ten."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = (1, 2, 5) if high < 100 * low else (1,)
+    values = [factor * 10.0**power for power in powers for factor in fine]
+    found = [value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+    if len(found) < 2:
+        return ticks(low, high)
+    return found[:: math.ceil(len(found) / (NUM_TICKS + 1))]
+
+
+class Axes:
+    """A frame with numbered axes, and places in it; y in powers of ten with `log`, x counted with `whole`."""
 
     def __init__(
-        self, xs: Sequence[float], ys: Sequence[float], *, x_label: str, zero: bool = False, log: bool = False
+        self,
+        xs: Sequence[float],
+        ys: Sequence[float],
+        *,
+        x_label: str,
+        zero: bool = False,
+        log: bool = False,
+        whole: bool = False,
     ) -> None:
         self.low_x, self.high_x = min(xs), max(xs)
         self.log = log and min(ys) > 0
@@ -51,7 +71,7 @@ class _Axes:
             self.high_y = self.low_y + 1.0
         if self.high_x == self.low_x:
             self.low_x, self.high_x = self.low_x - 0.5, self.high_x + 0.5
-        self.x_label = x_label
+        self.x_label, self.whole = x_label, whole
 
     def x(self, value: float) -> float:
         return LEFT + (value - self.low_x) / (self.high_x - self.low_x) * (WIDTH - LEFT - RIGHT)
@@ -64,12 +84,7 @@ class _Axes:
         return math.log10(value) if self.log else value
 
     def _y_ticks(self) -> list[float]:
-        if not self.log:
-            return ticks(self.low_y, self.high_y)
-        decades = range(math.floor(self.low_y), math.ceil(self.high_y) + 1)
-        fine = (1, 2, 5) if self.high_y - self.low_y < 2 else (1,)
-        values = [factor * 10.0**decade for decade in decades for factor in fine]
-        return [value for value in values if self.low_y <= math.log10(value) <= self.high_y]
+        return decades(10**self.low_y, 10**self.high_y) if self.log else ticks(self.low_y, self.high_y)
 
     def drawn(self) -> str:
         parts = []
@@ -77,7 +92,7 @@ class _Axes:
             at = self.y(value)
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
-        for value in ticks(self.low_x, self.high_x):
+        for value in ticks(self.low_x, self.high_x, whole=self.whole):
             at = self.x(value)
             parts.append(
                 f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>'
@@ -106,7 +121,7 @@ def lines(
     if not kept:
         return ""
     every = [point for points in kept.values() for point in points]
-    axes = _Axes([x for x, _ in every], [y for _, y in every], x_label=x_label, log=log)
+    axes = Axes([x for x, _ in every], [y for _, y in every], x_label=x_label, log=log)
     parts = [axes.drawn()]
     if mark is not None:
         at = axes.x(mark)
@@ -131,7 +146,7 @@ def bars(edges: Sequence[float], counts: Sequence[float], *, title: str, x_label
     """A histogram: counts[i] from edges[i] to edges[i + 1]."""
     if not counts:
         return ""
-    axes = _Axes(edges, counts, x_label=x_label, zero=True)
+    axes = Axes(edges, counts, x_label=x_label, zero=True)
     parts = [axes.drawn()]
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
         left, right, top = axes.x(low), axes.x(high), axes.y(count)
@@ -147,7 +162,7 @@ def reliability(bins: Sequence[Mapping[str, float]], *, title: str) -> str:
     """Accuracy against confidence; the diagonal is perfect calibration, a dot's area its answers' number."""
     if not bins:
         return ""
-    axes = _Axes([0.0, 1.0], [0.0, 1.0], x_label="confidence")
+    axes = Axes([0.0, 1.0], [0.0, 1.0], x_label="confidence")
     most = max(each["count"] for each in bins)
     parts = [
         axes.drawn(),

@@ -106,6 +106,25 @@ def test_what_trained_and_how_long_it_waited_stand_beside_the_rate(
     )
 
 
+def test_a_search_stands_before_the_training_that_came_of_it(evaluated: Started, folder: RunFolder) -> None:
+    assert "Search" not in words(report.write(folder, evaluated.settings).read_text("utf8"))
+    trial = {
+        "number": 0, "state": "finished", "point": {"model.units": 6}, "value": 0.25, "best_epoch": 2,
+        "curve": [[1, 0.5], [2, 0.25]], "seconds": 1.5, "seed": None, "error": "", "from_run": None,
+    }  # fmt: skip
+    found = {
+        "metric": "loss", "higher_is_better": False, "search": "random", "scheduler": "none", "epochs": 2,
+        "concurrency": 1, "seconds": 3.0, "best": 0, "importances": {}, "trials": [trial],
+        "space": {"model.units": {"kind": "int", "low": 4, "high": 8}},
+        "saved": {"epochs": 0, "seconds": 0.0},
+    }  # fmt: skip
+    (folder.path / "tune").mkdir()
+    (folder.path / "tune" / "trials.json").write_text(json.dumps(found), "utf8")
+    text = words(report.write(folder, evaluated.settings).read_text("utf8"))
+    assert text.index("Scores") < text.index("Search") < text.index("Trial 0 is the best")
+    assert text.index("Trial 0 is the best") < text.index("Learning")
+
+
 def test_a_run_from_before_kernels_were_told_has_a_page(evaluated: Started, folder: RunFolder) -> None:
     path = folder.checkpoints / "history.json"
     before = [

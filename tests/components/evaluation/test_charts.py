@@ -100,6 +100,27 @@ def test_ticks_are_a_few_round_numbers_within_the_range(low, high):
     assert all(len(f"{value:g}") <= 7 for value in found)
 
 
+def test_whole_ticks_leave_out_what_lies_between_whole_numbers():
+    assert charts.ticks(1, 3) == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert charts.ticks(1, 3, whole=True) == [1.0, 2.0, 3.0]
+    assert charts.ticks(0, 100, whole=True) == charts.ticks(0, 100)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        (1e-4, 1e-2, [1e-4, 1e-3, 1e-2]),
+        (16, 256, [20, 50, 100, 200]),
+        # No power of ten, its double or its fivefold lies between these two.
+        (0.31, 0.42, [0.35, 0.4]),
+        (1e-12, 1.0, [1e-12, 1e-9, 1e-6, 1e-3, 1.0]),
+        (0.3, 0.3, [0.3]),
+    ],
+)
+def test_decades_are_a_few_round_numbers_also_where_the_range_is_narrow(low, high, found):
+    assert charts.decades(low, high) == pytest.approx(found)
+
+
 @pytest.mark.parametrize(
     ("features", "shape"), [(128, (16, 8)), (784, (28, 28)), (16, (4, 4)), (15, None), (30, None), (9, None)]
 )
