@@ -198,18 +198,28 @@ _gpu_option = click.option(
 )
 
 
+_search_options = (
+    click.option(
+        "--new-search",
+        is_flag=True,
+        help="Begin a new search although one over other settings is unfinished.",
+    ),
+    click.option(
+        "--reuse",
+        metavar="RUN",
+        help="Count the finished trials of an earlier run whose settings lie in the space.",
+    ),
+)
+
+
 def _run_until(
-    stage: str,
-    conf: Sequence[Path],
-    overrides: Sequence[str],
-    *,
-    common: Common,
-    require_gpu: bool = False,
+    stage: str, conf: Sequence[Path], overrides: Sequence[str], *, common: Common, **asked: Any
 ) -> None:
+    """Run up to a stage; `asked` are fields of Surroundings."""
     from pipeline.outcomes import as_data, show
     from pipeline.run import execute
 
-    around = _surroundings(common, require_gpu=require_gpu)
+    around = _surroundings(common, **asked)
     outcome = as_data(execute(_load(conf, overrides), until=stage, around=around))
     show(outcome, console=common.console)
     if outcome["verdict"] == "rejected":
@@ -223,18 +233,18 @@ def _run_until(
     metavar="K",
     help="Cross-validate instead: prepare, train and evaluate K folds in turn; nothing is registered.",
 )
-@_gpu_option
+@_with(_gpu_option, *_search_options)
 @_common
 def run(
-    conf: Sequence[Path], overrides: Sequence[str], folds: int | None, require_gpu: bool, common: Common
+    conf: Sequence[Path], overrides: Sequence[str], folds: int | None, common: Common, **asked: Any
 ) -> None:
-    """Prepare, train, evaluate and register; what is already done is reused."""
+    """Prepare, tune if asked, train, evaluate and register; what is already done is reused."""
     if folds is None:
-        _run_until("register", conf, overrides, common=common, require_gpu=require_gpu)
+        _run_until("register", conf, overrides, common=common, **asked)
         return
     from pipeline.folds import run_folds, show
 
-    around = _surroundings(common, require_gpu=require_gpu)
+    around = _surroundings(common, **asked)
     found = run_folds(_load(conf, overrides), folds, around=around)
     show(found, console=common.console)
 
@@ -242,21 +252,26 @@ def run(
 def _stage_command(name: str, description: str, *options: Command) -> None:
     @_with(recurra.command(name, help=description), *_settings_parameters, *options)
     @_common
-    def command(
-        conf: Sequence[Path], overrides: Sequence[str], common: Common, require_gpu: bool = False
-    ) -> None:
-        _run_until(name, conf, overrides, common=common, require_gpu=require_gpu)
+    def command(conf: Sequence[Path], overrides: Sequence[str], common: Common, **asked: Any) -> None:
+        _run_until(name, conf, overrides, common=common, **asked)
 
 
 _stage_command("prepare", "Check the data, split it and fit its encoding.")
-_stage_command("train", "Train the network, and freeze its best epoch.", _gpu_option)
 _stage_command(
-    "evaluate", "Score the frozen model on the held-out rows, beside simple baselines.", _gpu_option
+    "tune", "Search over settings (`tune` in CONF), and keep the best trial.", _gpu_option, *_search_options
+)
+_stage_command("train", "Train the network, and freeze its best epoch.", _gpu_option, *_search_options)
+_stage_command(
+    "evaluate",
+    "Score the frozen model on the held-out rows, beside simple baselines.",
+    _gpu_option,
+    *_search_options,
 )
 _stage_command(
     "register",
     "Register the model in MLflow, and promote it if it passes its gate and beats the champion.",
     _gpu_option,
+    *_search_options,
 )
 
 
@@ -449,7 +464,7 @@ def _load(conf: Sequence[Path], overrides: Sequence[str]) -> "Settings":
     return load(conf, overrides)
 
 
-def _surroundings(common: Common, *, require_gpu: bool = False) -> "Surroundings":
+def _surroundings(common: Common, **asked: Any) -> "Surroundings":
     from pipeline.backends.signals import Signals
     from pipeline.run import Surroundings
 
@@ -461,5 +476,5 @@ def _surroundings(common: Common, *, require_gpu: bool = False) -> "Surroundings
         address=common.address,
         console=common.console,
         signals=signals,
-        require_gpu=require_gpu,
+        **asked,
     )

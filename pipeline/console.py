@@ -14,11 +14,13 @@ from typing import Any, Protocol
 
 from rich import progress as bars
 from rich.console import Console as RichConsole
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 PLAIN_LINE_SECONDS = 5.0
 PLAIN_WIDTH = 120
+LIVE_SECONDS = 0.25
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -74,6 +76,23 @@ class _PlainBar:
         self.console.note(f"{self.title}: {share}{done:,.0f} {self.unit}{left} {_joined(notes)}".rstrip())
 
 
+class LiveTable:
+    """A table that changes while work goes on; nothing where there is no terminal."""
+
+    def __init__(self, live: Live | None = None) -> None:
+        self._live, self._shown = live, 0.0
+
+    def is_due(self) -> bool:
+        """Whether somebody would see a change."""
+        return self._live is not None and time.monotonic() - self._shown > LIVE_SECONDS
+
+    def show(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Replace the table."""
+        if self._live is not None:
+            self._shown = time.monotonic()
+            self._live.update(_table("", header, rows), refresh=True)
+
+
 class Console:
     """Everything the commands print. `level`: -1 quiet, 0 normal, 1 verbose."""
 
@@ -118,12 +137,16 @@ class Console:
         """A table on stdout, or on stderr where it only accompanies the result."""
         if err and self.level < 0:
             return
-        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
-        for name in header:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*(escape(clean(str(cell))) for cell in row))
-        (self.err if err else self.out).print(table, soft_wrap=False)
+        (self.err if err else self.out).print(_table(title, header, rows), soft_wrap=False)
+
+    @contextmanager
+    def live_table(self) -> Iterator[LiveTable]:
+        """A table on a terminal that is gone afterwards; notes appear above it."""
+        if self.level < 0 or not self.err.is_terminal:
+            yield LiveTable()
+            return
+        with Live(console=self.err, auto_refresh=False, transient=True) as live:
+            yield LiveTable(live)
 
     @contextmanager
     def progress(self, title: str, total: float | None = None, unit: str = "rows") -> Iterator[Bar]:
@@ -154,6 +177,15 @@ class _Rate(bars.ProgressColumn):
     def render(self, task: bars.Task) -> Any:
         speed = task.finished_speed or task.speed
         return f"{speed:,.0f} {self.unit}/s" if speed else f"- {self.unit}/s"
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(clean(str(cell))) for cell in row))
+    return table
 
 
 def clean(text: str) -> str:

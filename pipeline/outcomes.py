@@ -1,5 +1,6 @@
 """What came of a run and what stands in the registry, as JSON and as text."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.run import Outcome
+from pipeline.stages.tune import BEST_SETTINGS
 
 SHOWN_METRICS = ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece")
 
@@ -25,6 +27,7 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
         "reasons": registered.get("reasons", []),
         "metrics": evaluated.get("metrics", {}),
         "model": registered.get("model"),
+        "search": _search(folder),
         "report": str(folder.report) if folder.report.exists() else None,
         "mlflow_run_id": folder.read().get("mlflow_run_id"),
         "stages": [
@@ -32,6 +35,12 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
             for stage in outcome.stages
         ],
     }
+
+
+def _search(folder: RunFolder) -> dict[str, Any] | None:
+    """What a search over settings found, and the file of settings to run; None where there was none."""
+    found = folder.summary("tune")
+    return None if found is None else {**found, "settings": str(folder.tune / BEST_SETTINGS)}
 
 
 def show(outcome: Mapping[str, Any], *, console: Console) -> None:
@@ -47,7 +56,7 @@ def show(outcome: Mapping[str, Any], *, console: Console) -> None:
 
 
 def _lines(outcome: Mapping[str, Any]) -> list[str]:
-    lines = []
+    lines = _found(outcome["search"]) if outcome["search"] else []
     for split, metrics in outcome["metrics"].items():
         scores = [_score(name, metrics) for name in SHOWN_METRICS if metrics.get(name) is not None]
         lines.append(f"{split}: {', '.join(scores)}")
@@ -64,6 +73,18 @@ def _lines(outcome: Mapping[str, Any]) -> list[str]:
     if outcome["report"]:
         lines.append(f"report: {outcome['report']}")
     return lines
+
+
+def _found(search: Mapping[str, Any]) -> list[str]:
+    """The best trial, what luck had to do with it, and what became of the others."""
+    counts = ", ".join(f"{count} {state}" for state, count in search["trials"].items())
+    best = f"{search['metric']} {search['value']:.4f} at epoch {search['best_epoch']}"
+    lines = [f"best: trial {search['best']} of {sum(search['trials'].values())} ({counts}): {best}"]
+    lines += [f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in search["point"].items()]
+    values = [search["value"], *(value for value in search["seeds"] if value is not None)]
+    if len(values) > 1:
+        lines.append(f"  with {len(values)} seeds {min(values):.4f} to {max(values):.4f}")
+    return [*lines, f"settings: {search['settings']}"]
 
 
 def _score(name: str, metrics: Mapping[str, float]) -> str:

@@ -26,42 +26,57 @@ from pipeline import report
 from pipeline.backends import tracking, workspace
 from pipeline.backends.cluster import Cluster, Future
 from pipeline.backends.signals import Signals
+from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.evaluate import baselines, evaluate
 from pipeline.stages.predict import predict
 from pipeline.stages.prepare import prepare
 from pipeline.stages.register import attach_report, register
-from pipeline.stages.train import require_gpu, train
+from pipeline.stages.search import trial_folder
+from pipeline.stages.train import adopt, require_gpu, train
+from pipeline.stages.tune import tune, tuned
 
-STAGES = ("prepare", "train", "evaluate", "register")
+STAGES = ("prepare", "tune", "train", "evaluate", "register")
 
 # The settings that a stage's result follows from; the data's path is not one, its content is.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("task", "data"),
+    "tune": ("tune", "model", "train"),
     "train": ("model", "train"),
     "evaluate": ("evaluate", "gate.confidence"),
     "register": ("name", "gate", "register"),
 }
-WITHOUT_EFFECT = ("data.path", "data.format", "train.checkpoint_seconds", "train.keep_checkpoints")
+WITHOUT_EFFECT = (
+    "data.path",
+    "data.format",
+    "train.checkpoint_seconds",
+    "train.keep_checkpoints",
+    "tune.concurrency",
+    "tune.cpus",
+    "tune.trials_per_gpu",
+)
 
 # The source files that a stage's result follows from, as packages or modules.
+TRAINING = (
+    "components.networks",
+    "components.training",
+    "components.data.batches",
+    "components.served",
+    "components.bundles",
+    "components.metrics",
+    "pipeline.stages.train",
+)
 CODE: Mapping[str, tuple[str, ...]] = {
     "prepare": ("components.data", "components.data.readers", "components.served", "pipeline.stages.prepare"),
-    "train": (
-        "components.networks",
-        "components.training",
-        "components.data.batches",
-        "components.served",
-        "components.bundles",
-        "components.metrics",
-        "pipeline.stages.train",
-    ),
+    "tune": (*TRAINING, "components.tuning", "conf.points", "pipeline.stages.search", "pipeline.stages.tune"),
+    "train": TRAINING,
     "evaluate": ("components.evaluation", "components.metrics", "pipeline.stages.evaluate"),
     "register": ("components.evaluation.comparison", "pipeline.stages.register"),
 }
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pyarrow", "numpy"),
+    "tune": ("tensorflow", "keras", "numpy", "optuna", "ray"),
     "train": ("tensorflow", "keras", "numpy"),
     "evaluate": ("tensorflow", "scikit-learn"),
     "register": ("mlflow",),
@@ -130,6 +145,8 @@ class Surroundings:
     console: Console
     signals: Signals
     require_gpu: bool = False  # training without one is refused
+    new_search: bool = False  # an unfinished search over other settings is left as it is
+    reuse: str | None = None  # the run whose trials count in a new search
 
 
 def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = STAGES[-1]) -> Plan:
@@ -137,16 +154,20 @@ def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = S
 
     Raises:
         DataError: there is no data, or no file of vectors, at the path.
+        SettingsError: the search is wanted, and there is none in the settings.
     """
+    if until == "tune" and settings.tune is None:
+        hint = "add `tune:` with a `space`; docs/guides/tuning.md"
+        raise SettingsError([Problem("recurra tune", "tune", "there is nothing to search", hint)])
     inputs = _inputs(settings, storage=storage, tracking_uri=tracking_uri)
     keys: dict[str, str] = {}
     above = ""
-    for name in STAGES:
+    for name in inputs:
         above = keys[name] = workspace.fingerprint({"above": above, **inputs[name]})
     earlier = workspace.runs(storage, settings.name)
     same = [folder for folder in earlier if folder.read()["plan"] == keys]
     stages: list[Planned] = []
-    for name in STAGES[: STAGES.index(until) + 1]:
+    for name in [name for name in inputs if STAGES.index(name) <= STAGES.index(until)]:
         source = next((folder for folder in [*same, *earlier] if folder.is_done(name, keys[name])), None)
         if source is not None:
             reason = f"unchanged since run {source.run_id}"
@@ -159,6 +180,11 @@ def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = S
     return Plan(settings.name, storage, keys, tuple(stages), same[0] if same else None)
 
 
+def stages_of(settings: Settings) -> tuple[str, ...]:
+    """The stages of a run with these settings, in order."""
+    return tuple(name for name in STAGES if name != "tune" or settings.tune is not None)
+
+
 def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str, dict[str, Any]]:
     flat = flatten(resolved(settings))
     paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
@@ -168,7 +194,7 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
         [*files, *given.values()], cache=storage / settings.name / ".digests.json"
     )
     inputs: dict[str, dict[str, Any]] = {}
-    for name in STAGES:
+    for name in stages_of(settings):
         chosen = {
             key: value
             for key, value in flat.items()
@@ -275,6 +301,9 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         if tracking.has_unsent(planned.folder, around.tracking_uri):
             tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
         return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
+    reuse = _to_reuse(planned, around) if planned.runs("tune") else None
+    if planned.runs("tune"):
+        _leave_other_searches(planned, around)
     cluster = _cluster(settings, around, num_nodes=settings.train.nodes if planned.runs("train") else 1)
     if around.require_gpu and planned.runs("train"):
         _require_gpu(settings, cluster)
@@ -282,7 +311,64 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         folder = _own_folder(planned, stack)
         around.console.note(f"Run {folder.run_id} in {folder.path}")
         _write_settings(folder, settings)
-        return Outcome(folder, _Work(settings, planned, folder, cluster, around, stack).run())
+        return Outcome(folder, _Work(settings, planned, folder, cluster, around, stack, reuse).run())
+
+
+def _comparable(folder: RunFolder, planned: Plan) -> str:
+    """Why trials of that run cannot count here; empty where they can."""
+    wanted = next(stage for stage in planned.stages if stage.name == "tune")
+    if folder.stage("prepare").get("key") != planned.keys["prepare"]:
+        return "its rows are prepared in another way, or are others"
+    if folder.stage("tune")["inputs"]["code"] != wanted.inputs["code"]:
+        return "its trials were trained by another version of the code"
+    return ""
+
+
+def _leave_other_searches(planned: Plan, around: Surroundings) -> None:
+    """See that no search is begun over where another one, unfinished, would be forgotten.
+
+    Raises:
+        SettingsError: there is one, and nobody said what is to become of it.
+    """
+    wanted = next(stage for stage in planned.stages if stage.name == "tune")
+    for folder in workspace.runs(planned.storage, planned.name):
+        stage = folder.stage("tune")
+        if stage.get("status") not in ("running", "failed") or stage["key"] == wanted.key:
+            continue
+        trials = TrialLedger(folder.tune).searched
+        num_done = sum(trial.has_ended and trial.state != "failed" for trial in trials)
+        if not num_done:
+            continue
+        if not around.new_search and around.reuse is None:
+            changes = "; ".join(_changes(stage["inputs"], wanted.inputs)) or "its rows changed"
+            message = f"has an unfinished search with {num_done} trials done, and now {changes}"
+            reuse = f"name what to reuse of it (--reuse {folder.run_id}), "
+            hint = (
+                f"start a new search (--new-search), {'' if _comparable(folder, planned) else reuse}"
+                "or give back the settings to go on with it"
+            )
+            raise SettingsError([Problem(f"run {folder.run_id}", "tune", message, hint)])
+        folder.update_stage("tune", status="left")
+
+
+def _to_reuse(planned: Plan, around: Surroundings) -> RunFolder | None:
+    """The run whose trials are to be taken over.
+
+    Raises:
+        SettingsError: there is no such run, or it has no trials.
+    """
+    if around.reuse is None:
+        return None
+    path = Path(around.reuse)
+    named = path if path.is_dir() else planned.storage / planned.name / around.reuse
+    folder = RunFolder(named.absolute())
+    if TrialLedger(folder.tune).trials:
+        if reason := _comparable(folder, planned):
+            raise SettingsError([Problem(f"--reuse {around.reuse}", "", reason, "start with --new-search")])
+        return folder
+    searched = [each.run_id for each in workspace.runs(planned.storage, planned.name) if each.stage("tune")]
+    hint = f"runs with trials: {', '.join(searched)}" if searched else "no run of this name has searched yet"
+    raise SettingsError([Problem(f"--reuse {around.reuse}", "", "there are no trials of such a run", hint)])
 
 
 def _cluster(settings: Settings, around: Surroundings, *, num_nodes: int) -> Cluster:
@@ -312,16 +398,27 @@ def _require_gpu(settings: Settings, cluster: Cluster) -> None:
 
 
 def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
-    """The earlier run with the same plan if nobody else is at it, or a new one; held until the stack ends."""
+    """An earlier run to go on with if nobody else is at it, or a new one; held until the stack ends."""
     for folder in workspace.runs(planned.storage, planned.name):
-        ours = folder.read()["plan"] == planned.keys and stack.enter_context(folder.held())
+        ours = _fits(folder, planned) and stack.enter_context(folder.held())
         # Asked once it is held: another process may have finished it since the plan was made.
         if ours and not all(folder.is_done(stage.name, stage.key) for stage in planned.stages):
+            folder.update(plan=planned.keys)
             return folder
     libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
     versions = {"python": platform.python_version()}
     versions |= {library: metadata.version(library) for library in libraries}
     return workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions, holder=stack)
+
+
+def _fits(folder: RunFolder, planned: Plan) -> bool:
+    """Whether a run is the one planned, or was stopped before it came to what has changed since."""
+    run = folder.read()
+    if run["plan"] == planned.keys:
+        return True
+    begun = {name: stage["key"] for name, stage in run["stages"].items()}
+    stopped = any(stage["status"] != "done" for stage in run["stages"].values())
+    return stopped and begun.items() <= planned.keys.items()
 
 
 def _write_settings(folder: RunFolder, settings: Settings) -> None:
@@ -345,7 +442,9 @@ class _Work:
         cluster: Cluster,
         around: Surroundings,
         stack: ExitStack,
+        reuse: RunFolder | None,
     ) -> None:
+        self.given, self.reuse = settings, reuse
         self.settings, self.planned, self.folder, self.around = settings, planned, folder, around
         stack.push(self._leave_nothing)
         self.cluster = stack.enter_context(cluster)
@@ -365,6 +464,7 @@ class _Work:
     def run(self) -> tuple[StageReport, ...]:
         actions: Mapping[str, Callable[[Planned], dict[str, Any]]] = {
             "prepare": self._prepare,
+            "tune": self._tune,
             "train": self._train,
             "evaluate": self._evaluate,
             "register": self._register,
@@ -372,6 +472,9 @@ class _Work:
         reports = []
         for stage in self.planned.stages:
             reports.append(self._reuse(stage) if stage.source else self._run(stage, actions[stage.name]))
+            if stage.name == "tune":
+                # What follows is of the best trial.
+                self.settings = tuned(self.given, self.folder)
             # From here on there is something to tell: the rows can be used.
             self.tracker.begin()
         self.folder.update(mlflow_run_id=self.tracker.mlflow_run_id())
@@ -418,18 +521,46 @@ class _Work:
                 if other != self.folder and other.is_done("prepare", stage.key):
                     workspace.take_over("prepare", other, self.folder)
                     return {**other.stage("prepare")["summary"], "from_run": other.run_id}
-            if self.planned.runs("train"):
+            if self.planned.runs("train") and not self.planned.runs("tune"):
                 self.cluster.prewarm()
             summary = prepare(self.settings, **self.shared)
             # Said while the lock is held, so that the next holder can see it.
             self.folder.update_stage("prepare", status="done", seconds=0.0, summary=summary)
             return summary
 
+    def _tune(self, stage: Planned) -> dict[str, Any]:
+        # MLflow may hear of the trials while they run; Ray Tune imports it too.
+        self.tracker.begin()
+        self.tracker.store.load()
+        try:
+            summary = tune(
+                self.given,
+                tracker=self.tracker,
+                key=stage.key,
+                signals=self.around.signals,
+                reuse=self.reuse,
+                **self.shared,
+            )
+        except BaseException:
+            report.write(self.folder, self.given)
+            raise
+        self.tracker.log_params(summary["point"])
+        self.tracker.log_metrics({f"best_{summary['metric']}": summary["value"]}, stage="tune")
+        return summary
+
     def _train(self, stage: Planned) -> dict[str, Any]:
         if self.planned.runs("evaluate"):
             # Small models beside the network's training: a core is free while the other one steps.
             self.baselines = self.cluster.background(
                 baselines, settings=self.settings, folder=self.folder.path
+            )
+        if (searched := self.folder.summary("tune")) is not None:
+            return adopt(
+                self.settings,
+                trial=trial_folder(self.folder, searched["best"]),
+                key=stage.key,
+                tracker=self.tracker,
+                **self.shared,
             )
         return train(
             self.settings,

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from conf.schema import Section, Settings
+from conf.spaces import Dimension
 
 PACKAGES = ("pipeline", "components", "conf")
 SCRIPTS = (".ci/run", "scripts/demo", "scripts/setup", "scripts/test")
@@ -166,7 +167,8 @@ def attributes_read(root: Path) -> set[str]:
 def fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
     """The fields of a section and of the sections in it, by attribute."""
     for name, field in model.model_fields.items():
-        yield name, field
+        if model is not Dimension:  # its kinds are read as what they come to: low, high and values
+            yield name, field
         for inner in parts(field.annotation):
             if isinstance(inner, type) and issubclass(inner, Section):
                 yield from fields(inner)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from components.errors import ClusterError, RecurraError
 
@@ -46,6 +46,12 @@ class Future:
     def result(self) -> Any:
         """Wait for the result; raises what the task raised."""
         return result(self._reference)
+
+
+class Tasks(Protocol):
+    """Where functions run beside this process."""
+
+    def task(self, function: Callable[..., Any], **kwargs: Any) -> Future: ...
 
 
 class Worker:
@@ -156,6 +162,14 @@ class Cluster:
             self._require()
         return self._ray
 
+    def room_for(self, wanted: Mapping[str, float]) -> int:
+        """How many times the machines have what is wanted, if nobody else uses them."""
+        return _room(self._nodes(), wanted)
+
+    def most(self, name: str) -> float:
+        """CPU or GPU of the machine that has most of them."""
+        return max((node.get(name, 0) for node in self._nodes()), default=0)
+
     def _start(self) -> Worker:
         if self._worker is None:
             gpus = self._gpus_seen() if isinstance(self.num_gpus, str) else self.num_gpus
@@ -164,7 +178,7 @@ class Cluster:
         return self._worker
 
     def _gpus_seen(self) -> int:
-        return int(max((resources.get("GPU", 0) for resources in self._nodes()), default=0))
+        return int(self.most("GPU"))
 
     def _nodes(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
@@ -246,13 +260,19 @@ class Cluster:
                     hint="Ask for less with train.nodes, or name a larger cluster with --address.",
                 )
             if time.monotonic() >= deadline:
-                most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
                 raise ClusterError(
                     f"train.devices needs {self._wanted()}; the largest there has "
-                    f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs.",
+                    f"{self.most('CPU'):g} CPUs and {self.most('GPU'):g} GPUs.",
                     hint="Ask for less with train.devices, or name a larger cluster with --address.",
                 )
             time.sleep(1.0)
+
+
+class Aside:
+    """The cluster for work that cannot wait for a CPU, since who holds them waits for it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.task = cluster.background
 
 
 class _Host:
@@ -273,10 +293,12 @@ class _Host:
             yield item
 
 
-def _room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, int]) -> int:
+def _room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
     """How many times the nodes have what is wanted."""
     asked = {name: count for name, count in wanted.items() if count}
-    return sum(min(int(node.get(name, 0) // count) for name, count in asked.items()) for node in nodes)
+    # Five fifths of a GPU are a whole one, whatever their sum in binary.
+    times = [[int(node.get(name, 0) / count + 1e-9) for name, count in asked.items()] for node in nodes]
+    return sum(map(min, times))
 
 
 def check_address(address: str) -> None:

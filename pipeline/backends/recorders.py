@@ -33,13 +33,17 @@ class Recorder:
     @contextmanager
     def stage(self, name: str) -> Iterator["Recorder"]:
         """A nested run; it ends as FINISHED, FAILED or KILLED."""
-        self._append("start", name, tags={"recurra.stage": name})
+        self.begin_nested(name, tags={"recurra.stage": name})
         try:
             yield self
         except BaseException as error:
             self.end(status_of(error), stage=name)
             raise
         self.end("FINISHED", stage=name)
+
+    def begin_nested(self, name: str, *, tags: Mapping[str, str]) -> None:
+        """Begin a nested run, or go on with it; `end` ends it."""
+        self._append("start", name, tags=dict(tags))
 
     def start(self, tags: Mapping[str, str]) -> None:
         """Begin the run, or go on with it after a kill."""

@@ -84,6 +84,11 @@ class Store:
         with self._errors_as_ours():
             return action(self._client)
 
+    def load(self) -> None:
+        """Import MLflow here, before somebody else does: two threads at it at once block each other."""
+        with self._opening:
+            self._import()
+
     @property
     def mlflow(self) -> Any:
         """The mlflow module, imported in quiet."""
@@ -131,9 +136,7 @@ class Store:
 
     def _open(self) -> Any:
         probe(self.uri)
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
+        self._import()
         from mlflow.store.db import utils
 
         # Fifteen by default: an hour for a database that refuses the password.
@@ -141,6 +144,12 @@ class Store:
         logging.getLogger("alembic").setLevel(logging.CRITICAL)
         with self._errors_as_ours(), self._alone():
             return self._connected()
+
+    def _import(self) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
+        import mlflow  # noqa: F401
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

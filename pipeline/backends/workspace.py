@@ -2,7 +2,8 @@
 
     <storage>/<name>/
       .locks/                 one file per lock
-      <run_id>/               settings.yaml  run.json  data/  checkpoints/  bundle/  evaluation/  report.html
+      <run_id>/               settings.yaml  run.json  data/  tune/  checkpoints/  bundle/  evaluation/
+                              report.html
         run.json              {"run_id", "plan": {stage: key}, "stages": {stage: {"status", "key", ...}}, ...}
 
 A stage's key is a fingerprint of what goes into it; a stage that is done under the same key elsewhere is
@@ -32,6 +33,7 @@ LOCK_SECONDS = 600.0
 # What a stage leaves in the run folder, and moves with it when another run takes it over.
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("data",),
+    "tune": ("tune",),
     "train": ("bundle", "checkpoints/best", "checkpoints/history.json"),
     "evaluate": ("evaluation/predictions.parquet", "evaluation/metrics.json", "evaluation/slices.json",
                  "evaluation/details.json", "evaluation/baselines.json"),
@@ -55,7 +57,14 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        return self.path / "data"
+        """The prepared rows; where a search prepared others for its best trial, those."""
+        tuned = self.tune / "data"
+        return tuned if tuned.exists() else self.path / "data"
+
+    @property
+    def tune(self) -> Path:
+        """What a search over settings leaves."""
+        return self.path / "tune"
 
     @property
     def checkpoints(self) -> Path:

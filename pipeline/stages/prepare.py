@@ -30,7 +30,7 @@ from components.data.splits import SPLITS, TRAIN
 from components.errors import DataError, Problem, StorageError
 from conf.schema import Settings, TokenInput
 from pipeline.backends import workspace
-from pipeline.backends.cluster import Cluster, Future
+from pipeline.backends.cluster import Future, Tasks
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 
@@ -40,7 +40,7 @@ SAMPLED = 1 << 21  # numbers of each column whose distribution is told
 MAX_TAGS = 4096  # which of them follows which is counted
 
 
-def prepare(settings: Settings, *, folder: RunFolder, cluster: Cluster, console: Console) -> dict[str, Any]:
+def prepare(settings: Settings, *, folder: RunFolder, cluster: Tasks, console: Console) -> dict[str, Any]:
     """Write `data/`; what run.json keeps of it.
 
     Raises:
@@ -213,7 +213,7 @@ def _write(
     *,
     scratch: Path,
     target: Path,
-    cluster: Cluster,
+    cluster: Tasks,
     console: Console,
 ) -> dict[str, Any]:
     order = Order.of(found.audit, found.scans, found.layout)
@@ -262,7 +262,7 @@ def _shard_tasks(
     quantiles: Sequence[bool],
     follow: bool,
     target: Path,
-    cluster: Cluster,
+    cluster: Tasks,
 ) -> list[tuple[str, Future]]:
     """The shards under way, in order; one that got no row is left out."""
     tasks = []

@@ -8,12 +8,14 @@ With `train.nodes` above 1 several workers run the same loop, and the first one'
 """
 
 import json
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.errors import StorageError
+from components.training.checkpoints import HISTORY
 from components.training.progress import MUCH_WAITING, Progress, epochs_without_gain, waiting_share
 from conf.schema import Settings
 from pipeline.backends import workers
@@ -67,9 +69,35 @@ def train(
         folder.stop.unlink(missing_ok=True)
     best = cluster.worker().call(freeze, **job, target=folder.bundle)
     _tell_waiting(console, history)
+    return _summary(best, history, tracker)
+
+
+def _summary(
+    best: Mapping[str, Any], history: Sequence[Mapping[str, Any]], tracker: Tracker
+) -> dict[str, Any]:
     kernel = history[-1].get("kernel", "") if history else ""
     tracker.log_tags({"recurra.kernel": kernel}, stage="train")
     return {**best, "epochs": len(history), **_seconds(history), "kernel": kernel}
+
+
+def adopt(
+    settings: Settings,
+    *,
+    trial: Path,
+    folder: RunFolder,
+    key: str,
+    cluster: Cluster,
+    tracker: Tracker,
+    console: Console,
+) -> dict[str, Any]:
+    """Freeze a trial's best epoch as what this run has trained; like `train`, what run.json keeps of it."""
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    shutil.copytree(trial, folder.checkpoints)
+    history = json.loads((folder.checkpoints / HISTORY).read_text("utf8"))
+    job = {"settings": settings, "data": folder.data, "checkpoints": folder.checkpoints, "key": key}
+    best = cluster.worker().call(freeze, **job, target=folder.bundle)
+    console.note(f"Trial {int(trial.name)} is taken as it is: epoch {best['best_epoch']} of {len(history)}.")
+    return _summary(best, history, tracker)
 
 
 def require_gpu() -> None:
@@ -239,12 +267,15 @@ def _show(bar: Bar, progress: Progress, settings: Settings) -> None:
 
 
 def _log(tracker: Tracker, progress: Progress) -> None:
-    entry = progress.history[-1]
+    tracker.log_metrics(values_of(progress.history[-1]), step=progress.epoch, stage="train")
+
+
+def values_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """What MLflow gets of one epoch."""
     values = {"train_loss": entry["loss"], "learning_rate": entry["learning_rate"]}
     timings = ("steps_per_second", "seconds", "step_seconds", "waiting_seconds")
     values |= {name: entry[name] for name in timings}
-    values |= {f"valid_{name}": value for name, value in entry["valid"].items()}
-    tracker.log_metrics(values, step=progress.epoch, stage="train")
+    return values | {f"valid_{name}": value for name, value in entry["valid"].items()}
 
 
 def _sentence(progress: Progress) -> str:

@@ -1,5 +1,6 @@
 """The same command on a Ray cluster that somebody else started."""
 
+import json
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A head node with four logical CPUs that asks for a token, started with Ray's own command."""
+    """A head node with four logical CPUs, a GPU that is only counted, and a token, as Ray starts one."""
     token = Path("~/.ray/auth_token").expanduser()
     if not token.exists():
         subprocess.run(
@@ -35,7 +36,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     log = tmp_path_factory.mktemp("ray") / "log.txt"
     command = [sys.executable, "-c", RAY, "start", "--head"]
-    command += ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=4", "--include-dashboard=false"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=4", "--num-gpus=1"]
+    command += ["--include-dashboard=false"]
     with log.open("w", encoding="utf8") as output:
         head = subprocess.Popen(
             [*command, "--block"],
@@ -94,4 +96,24 @@ def test_more_than_the_cluster_has_is_refused_within_half_a_minute(place: Place,
     done = place.run("run", "words.yaml", "--address", address, "--set", "train.devices=gpu:2", code=3)
     assert time.monotonic() - begun < 45  # 30 s and the start of Python and Ray
     assert "2 GPUs" in done.stderr
-    assert "0 GPUs" in done.stderr
+    assert "1 GPUs" in done.stderr
+
+
+def test_two_trials_share_a_gpu(place: Place, address: str) -> None:
+    search = "trials: 4, search: random, scheduler: none, trials_per_gpu: 2"
+    space = "space: {model.units: {int: [4, 16]}}"
+    changes = ("--set", "train.devices=auto", "--set", f"tune={{{search}, {space}}}")
+    place.run("tune", "words.yaml", "--address", address, *changes)
+    (run,) = place.runs()
+    assert json.loads((run / "tune/trials.json").read_text("utf8"))["concurrency"] == 2
+    under_way: set[int] = set()
+    most = 0
+    for line in map(json.loads, (run / "tune/ledger.jsonl").read_text("utf8").splitlines()):
+        if line["kind"] == "start":
+            under_way.add(line["number"])
+        elif line["kind"] == "end":
+            assert line["state"] == "finished"
+            under_way.remove(line["number"])
+        most = max(most, len(under_way))
+    assert most == 2
+    assert not under_way

@@ -1,6 +1,7 @@
 """What reaches the terminal: results on stdout, the rest on stderr, nothing that data could drive."""
 
 import json
+import re
 import time
 
 import pytest
@@ -68,3 +69,68 @@ def test_a_table_shows_every_cell(capfd: pytest.CaptureFixture[str]) -> None:
     out = capfd.readouterr().out
     for word in ("Versions", "version", "alias", "1", "champion", "2", "[x]"):
         assert word in out
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the output pass for a terminal."""
+    for name, value in (("FORCE_COLOR", "1"), ("TTY_COMPATIBLE", "1"), ("TERM", "xterm"), ("COLUMNS", "60")):
+        monkeypatch.setenv(name, value)
+
+
+def screen(written: str) -> list[str]:
+    """The lines that a terminal shows in the end: what was written and not erased."""
+    lines, row = [""], 0
+    for code, text in re.findall(r"\x1b\[([0-9;?]*[A-Za-z])|([^\x1b]+)", written):
+        if code == "1A":
+            row -= 1
+        elif code == "2K":
+            lines[row] = ""
+        for piece in re.split(r"(\n)", text.replace("\r", "")):
+            if piece == "\n":
+                row += 1
+                lines += [""] if row == len(lines) else []
+            else:
+                lines[row] += piece
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_a_table_that_changes_is_nothing_on_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
+    with Console().live_table() as table:
+        assert not table.is_due()
+        table.show(["trial"], [[0]])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_table_that_changes_is_nothing_where_it_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    with Console(level=-1).live_table() as table:
+        assert not table.is_due()
+        table.show(["trial"], [[0]])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_on_a_terminal_the_last_table_stands_below_the_notes_and_is_gone_afterwards(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    console, written = Console(), ""
+    with console.live_table() as table:
+        table.show(["trial", "loss"], [[0, "0.9000"], [1, "[x]\x1b[2J"]])
+        console.note("trial 0: finished")
+        table.show(["trial", "loss"], [[7, "0.1000"]])
+        written += capfd.readouterr().err
+        assert screen(written) == ["trial 0: finished", "trial  loss", "7      0.1000"]
+    written += capfd.readouterr().err
+    assert screen(written) == ["trial 0: finished"]
+    assert "[x]\\x1b[2J" in written
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_table_is_due_again_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Console().live_table() as table:
+        assert table.is_due()
+        table.show(["trial"], [[0]])
+        assert not table.is_due()
+        monkeypatch.setattr(module, "LIVE_SECONDS", 0.0)
+        assert table.is_due()

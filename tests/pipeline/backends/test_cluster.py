@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.errors import ClusterError, DataError, Problem
-from pipeline.backends.cluster import Cluster, WorkerLost, check_address
+from pipeline.backends.cluster import Aside, Cluster, WorkerLost, check_address
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,72 @@ def test_more_gpus_than_there_are_fail_at_once() -> None:
     ):
         cluster.worker()
     assert time.monotonic() - begun < 30
+
+
+class Machines:
+    """In place of Ray's module: machines with so many CPUs and GPUs, and what tasks ask of them."""
+
+    def __init__(self, *nodes: tuple[float, float], gone: tuple[float, float] | None = None) -> None:
+        self._nodes = [(True, node) for node in nodes] + ([] if gone is None else [(False, gone)])
+        self.asked: list[dict[str, Any]] = []
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"Alive": alive, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
+            for alive, (cpus, gpus) in self._nodes
+        ]
+
+    def remote(self, call: Callable[..., Any]) -> "Machines":
+        return self
+
+    def options(self, **asked: Any) -> Any:
+        self.asked.append(asked)
+        return type("Task", (), {"remote": staticmethod(lambda function, kwargs: function(**kwargs))})
+
+
+def attached(machines: Machines) -> Cluster:
+    cluster = Cluster(address=None)
+    cluster._ray = machines
+    return cluster
+
+
+@pytest.mark.parametrize(
+    ("wanted", "room"),
+    [
+        ({"CPU": 1}, 7),
+        ({"CPU": 2}, 3),
+        ({"CPU": 1, "GPU": 0}, 7),
+        ({"GPU": 1}, 3),
+        ({"CPU": 1, "GPU": 0.5}, 4),
+        ({"CPU": 0.25, "GPU": 0.25}, 12),
+        ({"CPU": 1, "GPU": 2}, 1),
+        ({"CPU": 5}, 0),
+        ({"CPU": 1, "GPU": 3}, 0),
+    ],
+)
+def test_there_is_room_for_what_fits_on_single_machines(wanted: dict[str, float], room: int) -> None:
+    machines = Machines((4, 1), (2, 2), (1, 0), gone=(64, 8))
+    assert attached(machines).room_for(wanted) == room
+
+
+@pytest.mark.parametrize("sharing", range(1, 17))
+def test_a_gpu_has_room_for_as_many_as_share_it(sharing: int) -> None:
+    for num_gpus in (1, 2, 4, 8):
+        cluster = attached(Machines((256, num_gpus)))
+        assert cluster.room_for({"CPU": 1, "GPU": 1 / sharing}) == num_gpus * sharing
+
+
+def test_the_largest_machine_is_told_for_each_kind() -> None:
+    cluster = attached(Machines((4, 1), (2, 2), gone=(64, 8)))
+    assert (cluster.most("CPU"), cluster.most("GPU")) == (4, 2)
+    assert (attached(Machines((4, 0))).most("GPU"), attached(Machines()).most("CPU")) == (0, 0)
+
+
+def test_work_aside_waits_for_no_cpu() -> None:
+    machines = Machines((1, 0))
+    future = Aside(attached(machines)).task(square, value=3)
+    assert future._reference == 9
+    assert [asked["num_cpus"] for asked in machines.asked] == [0]
 
 
 @pytest.fixture(scope="module")

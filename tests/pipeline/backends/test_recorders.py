@@ -45,6 +45,41 @@ def test_how_a_stage_ended_is_told(recorder, entries, error, status):
     assert entries[-1]["status"] == status == status_of(error)
 
 
+def test_a_nested_run_has_the_tags_it_is_given_and_ends_when_that_is_said(recorder, entries):
+    recorder.begin_nested("trial 3", tags={"recurra.trial": "3"})
+    recorder.log_metrics({"loss": 0.5}, step=1, stage="trial 3")
+    assert (entries[0]["kind"], entries[0]["stage"], entries[0]["tags"]) == (
+        "start",
+        "trial 3",
+        {"recurra.trial": "3"},
+    )
+    assert [entry["kind"] for entry in entries] == ["start", "values"]
+    recorder.end("FINISHED", stage="trial 3")
+    assert not recorder.end_all("KILLED")
+
+
+def test_nested_runs_at_the_same_time_end_each_for_itself(recorder, entries):
+    recorder.start({})
+    for number in range(3):
+        recorder.begin_nested(f"trial {number}", tags={"recurra.trial": str(number)})
+    recorder.end("FAILED", stage="trial 1")
+    later = Recorder(entries.append, earlier=list(entries))
+    assert later.end_all("KILLED")
+    ends = {entry["stage"]: entry["status"] for entry in entries if entry["kind"] == "end"}
+    assert ends == {"trial 0": "KILLED", "trial 1": "FAILED", "trial 2": "KILLED", "": "KILLED"}
+    assert entries[-1]["stage"] == ""
+
+
+def test_a_nested_run_gone_on_with_keeps_what_it_logged(recorder, entries):
+    recorder.begin_nested("trial 0", tags={})
+    recorder.log_metrics({"loss": 0.5}, step=1, stage="trial 0")
+    resumed = Recorder(entries.append, earlier=list(entries))
+    resumed.begin_nested("trial 0", tags={})
+    resumed.log_metrics({"loss": 0.5}, step=1, stage="trial 0")
+    resumed.log_metrics({"loss": 0.4}, step=2, stage="trial 0")
+    assert [entry["step"] for entry in entries if entry["kind"] == "values"] == [1, 2]
+
+
 def test_a_step_done_again_after_a_kill_is_logged_once(recorder, entries):
     recorder.log_metrics({"loss": 0.5, "accuracy": 0.9}, step=1, stage="train")
     resumed = Recorder(entries.append, earlier=list(entries))

@@ -129,6 +129,31 @@ def test_importing_this_module_imports_no_mlflow(root):
     assert done.stdout == "False\n"
 
 
+def test_mlflow_can_be_loaded_while_another_thread_opens_the_store(root, uri):
+    code = (
+        "import sys, threading\n"
+        "from pipeline.backends.tracking import Store\n"
+        "store = Store(sys.argv[1])\n"
+        "opened = []\n"
+        "opening = threading.Thread(target=store.call, args=[opened.append])\n"
+        "opening.start()\n"
+        "store.load()\n"
+        "loaded = 'mlflow' in sys.modules\n"
+        "opening.join()\n"
+        "print(loaded, len(opened))\n"
+    )
+    # A new process: what is imported is not imported again.
+    command = [sys.executable, "-c", code, uri]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "True 1\n"
+
+
+def test_loading_mlflow_asks_nobody_anything(folder, uri, port):
+    Store(uri).load()
+    Store(f"http://127.0.0.1:{port}").load()
+    assert list(folder.iterdir()) == []
+
+
 def test_a_run_and_its_stages_are_found_in_mlflow(tmp_path, uri):
     run = a_run(tmp_path)
     (run.path / "report.html").write_text("<p>", "utf8")

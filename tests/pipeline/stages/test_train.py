@@ -12,10 +12,13 @@ import pytest
 from components import bundles
 from components.errors import ClusterError, Terminated, TrainingDiverged
 from components.training.progress import Progress
+from conf.points import with_point
 from pipeline.backends.cluster import WorkerLost
+from pipeline.backends.recorders import Recorder
 from pipeline.console import Console
-from pipeline.stages.train import MAX_RESTARTS, _sentence, _tell_waiting, require_gpu, train_on_worker
-from tests.pipeline.conftest import InProcess, Started, lines, start
+from pipeline.stages.search import train_trial, trial_folder
+from pipeline.stages.train import MAX_RESTARTS, _sentence, _tell_waiting, adopt, require_gpu, train_on_worker
+from tests.pipeline.conftest import QUIET, InProcess, Started, lines, start
 
 pytestmark = pytest.mark.slow
 
@@ -232,3 +235,32 @@ def test_what_was_trained_beside_a_gpu_is_frozen_without_its_kernel(
     run.train(cluster=Beside())
     assert b"CudnnRNN" not in (run.folder.bundle / "model" / "saved_model.pb").read_bytes()
     assert run.evaluate()["metrics"]["test"]["loss"] > 0
+
+
+def test_a_trial_that_is_adopted_is_frozen_at_the_epoch_it_was_judged_by(tmp_path: Path) -> None:
+    space = {"train.learning_rate": {"loguniform": [0.01, 1.0]}, "model.units": {"choice": [4, 6]}}
+    run = start(tmp_path, model={"units": 5}, train={"epochs": 6, "clip_norm": None}, tune={"space": space})
+    (run.folder.checkpoints / "step-00000001").mkdir(parents=True)  # of an earlier try
+    point, scores = {"train.learning_rate": 0.4, "model.units": 6}, []
+
+    def told(epoch: int, score: float, **more: Any) -> None:
+        scores.append(score)
+
+    job: dict[str, Any] = {"settings": run.settings, "folder": run.folder, "key": "k", "num_threads": 0}
+    train_trial(report=told, restored=None, number=3, point=point, seed=None, copies=False, **job)
+    trial = trial_folder(run.folder, 3)
+
+    recorder: Any = Recorder(lambda entry: None, earlier=())
+    cluster: Any = InProcess()
+    given = {"key": "k", "cluster": cluster, "tracker": recorder, "console": QUIET}
+    found = Started(with_point(run.settings, point), run.folder, run.uri)
+    summary = adopt(found.settings, trial=trial, folder=run.folder, **given)
+    losses = [entry["valid"]["loss"] for entry in history(run)]
+    best = int(np.argmin(losses))
+    assert best != len(losses) - 1
+    assert (summary["best_epoch"], summary["epochs"]) == (best + 1, 6)
+    assert summary["valid"]["loss"] == losses[best] == scores[-1]
+    assert bundles.describe(run.folder.bundle)["metrics"]["loss"] == scores[-1]
+    assert found.evaluate()["metrics"]["valid"]["loss"] == pytest.approx(scores[-1], abs=1e-6)
+    assert not list(run.folder.checkpoints.glob("step-*"))
+    assert (trial / "best").exists()
