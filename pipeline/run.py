@@ -303,6 +303,7 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
     reuse = _to_reuse(planned, around) if planned.runs("tune") else None
     if planned.runs("tune"):
+        _refuse_client(around)
         _leave_other_searches(planned, around)
     cluster = _cluster(settings, around, num_nodes=settings.train.nodes if planned.runs("train") else 1)
     if around.require_gpu and planned.runs("train"):
@@ -312,6 +313,18 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         around.console.note(f"Run {folder.run_id} in {folder.path}")
         _write_settings(folder, settings)
         return Outcome(folder, _Work(settings, planned, folder, cluster, around, stack, reuse).run())
+
+
+def _refuse_client(around: Surroundings) -> None:
+    """Ray's client runs Tune in another process, where nobody would hear of the trials.
+
+    Raises:
+        SettingsError: the address is one of Ray's client.
+    """
+    if (around.address or "").startswith("ray://"):
+        hint = "start the search on a machine of the cluster, with --address auto or host:port"
+        message = "a search cannot be led through Ray's client"
+        raise SettingsError([Problem(f"--address {around.address}", "tune", message, hint)])
 
 
 def _comparable(folder: RunFolder, planned: Plan) -> str:

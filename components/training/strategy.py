@@ -68,9 +68,7 @@ def choose(devices: str, *, workers: int = 1) -> Devices:
     for gpu in gpus[:wanted]:
         if fault := _fault(gpu):
             raise ClusterError(f"{fault}.", hint="Use an older GPU, or train.devices=cpu:1.")
-        tf.config.experimental.set_memory_growth(gpu, True)
-    # Products of float32 are else cut to 10 bits of mantissa on recent GPUs, and no longer those of a CPU.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    set_up_gpus()
     return Devices("GPU", tuple(f"GPU:{i}" for i in range(wanted)))
 
 
@@ -103,6 +101,17 @@ def settle() -> None:
     """Let the garbage collector pass over what is there before the first model: it takes 0.3 s each time."""
     if not gc.get_freeze_count():
         gc.freeze()
+
+
+def set_up_gpus() -> None:
+    """Let GPUs take memory as they need it, and compute as exactly as a CPU, before the first operation.
+
+    Whoever answers with a model does the same as who trained it.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    # Products of float32 are else cut to 10 bits of mantissa on recent GPUs.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def num_gpus() -> int:

@@ -280,6 +280,9 @@ class _Host:
 
     def __init__(self) -> None:
         import components.training.loop  # noqa: F401  TensorFlow loads here, beside the driver's work
+        from components.training import strategy
+
+        strategy.set_up_gpus()
 
     def ready(self) -> bool:
         return True
