@@ -221,6 +221,15 @@ def contains(space: Space, point: Mapping[str, Any]) -> bool:
     )
 
 
+def active(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point without the keys whose conditions do not hold in it."""
+    found: dict[str, Any] = {}
+    for key, dimension in _ordered(space):
+        if key in point and _is_active(dimension, found):
+            found[key] = point[key]
+    return _arranged(space, found)
+
+
 def _ordered(space: Space) -> list[tuple[str, Dimension]]:
     """The dimensions as they stand, but each after those that its conditions name."""
     waiting, ordered = dict(space), []

@@ -182,7 +182,15 @@ class Trials:
         rows = running + [self._row(trial.number) for trial in known[: max(MOST_SHOWN - len(running), 1)]]
         failed = sum(trial.state == "failed" for trial in ended)
         summary = f"{len(ended)} of {self.num_trials} done" + (f", {failed} failed" if failed else "")
-        return [*rows, ["", "", "", "", "", summary]]
+        return [*rows, ["", "", "", "", self._left(ended), summary]]
+
+    def _left(self, ended: Sequence[Trial]) -> str:
+        """The time that the others take, if they are like those that ended."""
+        if not ended:
+            return ""
+        num_left = max(self.num_trials - len(ended), 0)
+        each = sum(trial.seconds for trial in ended) / len(ended)
+        return f"{each * num_left / max(len(self._running), 1):.0f} s"
 
     def _row(self, number: int) -> list[str]:
         trial = self.ledger.trials[number]

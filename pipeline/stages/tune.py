@@ -24,7 +24,7 @@ from components.metrics import METRICS
 from components.training.checkpoints import BEST
 from components.tuning.importances import importances
 from components.tuning.mutations import mutated
-from components.tuning.searches import Known, contains
+from components.tuning.searches import Known, active, contains
 from conf.load import SettingsError, load, resolved
 from conf.points import as_yaml, describe, with_point
 from conf.schema import Settings
@@ -296,8 +296,8 @@ def _take_over(settings: Settings, ledger: TrialLedger, source: RunFolder) -> in
     number = 0
     for trial in finished:
         before = _without(resolved(trial_settings(theirs, trial.point, None)))
-        point = {key: _value_at(before, key) for key in settings.tune.space}
-        point = {key: value for key, value in point.items() if _is_active(settings, point, key)}
+        values = {key: _value_at(before, key) for key in settings.tune.space}
+        point = active(settings.tune.space, values)
         if number == settings.tune.trials or not contains(settings.tune.space, point):
             continue
         try:
@@ -308,14 +308,6 @@ def _take_over(settings: Settings, ledger: TrialLedger, source: RunFolder) -> in
             ledger.take_over(trial, number=number, point=point, run_id=source.run_id)
             number += 1
     return number
-
-
-def _is_active(settings: Settings, point: Mapping[str, Any], key: str) -> bool:
-    assert settings.tune is not None
-    return all(
-        point.get(other) in values and _is_active(settings, point, other)
-        for other, values in settings.tune.space[key].when.items()
-    )
 
 
 def _without(settings: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.tuning import searches
-from components.tuning.searches import Known, contains, decode, encode, grid, num_points, suggest
+from components.tuning.searches import Known, active, contains, decode, encode, grid, num_points, suggest
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,14 @@ def test_a_key_is_drawn_only_where_its_conditions_hold():
         assert ("momentum" in point) == (point["optimizer"] != "adam")
         assert ("nesterov" in point) == (point.get("momentum") == "some")
         assert list(point) == [key for key in CHAIN if key in point]
+
+
+def test_a_point_keeps_the_keys_whose_conditions_hold_also_through_others():
+    space = {"c": choice(1, 2, b=(True,)), "b": choice(True, False, a=("x",)), "a": choice("x", "y")}
+    assert active(space, {"a": "x", "b": True, "c": 2}) == {"a": "x", "b": True, "c": 2}
+    assert active(space, {"a": "x", "b": False, "c": 2}) == {"a": "x", "b": False}
+    assert active(space, {"a": "y", "b": True, "c": 2}) == {"a": "y"}
+    assert active(space, {"b": True, "c": 2, "other": 1}) == {}
 
 
 def test_conditions_in_a_circle_are_refused():

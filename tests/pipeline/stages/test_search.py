@@ -767,7 +767,8 @@ def test_the_table_has_what_runs_the_best_of_what_ended_and_a_sum(tmp_path: Path
         ["4", "running", "1/3", "0.9000", "2 s", shown[4]],
         ["1", "finished", "3/3", "0.1000", "", shown[1]],
         ["0", "finished", "3/3", "0.3000", "", shown[0]],
-        ["", "", "", "", "", "3 of 9 done, 1 failed"],
+        # Six are left, two at a time, at two seconds on average: the failed one took none.
+        ["", "", "", "", "6 s", "3 of 9 done, 1 failed"],
     ]
 
 
