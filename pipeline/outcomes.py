@@ -27,7 +27,7 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
         "reasons": registered.get("reasons", []),
         "metrics": evaluated.get("metrics", {}),
         "model": registered.get("model"),
-        "search": _search(folder),
+        **_search(folder),
         "report": str(folder.report) if folder.report.exists() else None,
         "mlflow_run_id": folder.read().get("mlflow_run_id"),
         "stages": [
@@ -37,10 +37,10 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _search(folder: RunFolder) -> dict[str, Any] | None:
-    """What a search over settings found, and the file of settings to run; None where there was none."""
+def _search(folder: RunFolder) -> dict[str, Any]:
+    """Where there was a search over settings: what it found, and the file of settings to run."""
     found = folder.summary("tune")
-    return None if found is None else {**found, "settings": str(folder.tune / BEST_SETTINGS)}
+    return {} if found is None else {"search": {**found, "settings": str(folder.tune / BEST_SETTINGS)}}
 
 
 def show(outcome: Mapping[str, Any], *, console: Console) -> None:
@@ -56,7 +56,7 @@ def show(outcome: Mapping[str, Any], *, console: Console) -> None:
 
 
 def _lines(outcome: Mapping[str, Any]) -> list[str]:
-    lines = _found(outcome["search"]) if outcome["search"] else []
+    lines = _found(outcome["search"]) if "search" in outcome else []
     for split, metrics in outcome["metrics"].items():
         scores = [_score(name, metrics) for name in SHOWN_METRICS if metrics.get(name) is not None]
         lines.append(f"{split}: {', '.join(scores)}")

@@ -37,16 +37,15 @@ def pytest_configure() -> None:
     os.environ.update(QUIET)
 
 
+# First, since pytest-xdist reads the marks in the same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several test processes (`-n`), each keeps to a file or to one of the folders that start Ray.
+    """With several test processes (`-n`), a file stays in one of them, so that its fixtures are made once.
 
-    These take longest, so they come first.
+    Those that start Ray take longest, so they come first.
     """
     for item in items:
-        file = item.path.relative_to(config.rootpath)
-        item.add_marker(
-            pytest.mark.xdist_group(file.parts[1] if file.parts[1] in STARTING_RAY else str(file))
-        )
+        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(config.rootpath))))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path.relative_to(config.rootpath).parts[1] not in STARTING_RAY)
 

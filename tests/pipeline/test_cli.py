@@ -19,8 +19,8 @@ from tests.pipeline.test_run import as_if_run
 pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
-    "inspect", "check", "plan", "run", "prepare", "train", "evaluate", "register", "predict", "models",
-    "report", "doctor", "schema",
+    "inspect", "check", "plan", "run", "prepare", "tune", "train", "evaluate", "register", "predict",
+    "models", "report", "doctor", "schema",
 ]  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_every_mistake_of_the_settings_is_one_error_and_nothing_is_written(
     (place / "lines.yaml").write_text(text, "utf8")
     line = next(i for i, each in enumerate(text.splitlines(), 1) if "learning_rat" in each)
     before = listing(place)
-    for command in ("check", "plan", "run", "prepare", "train", "evaluate", "register"):
+    for command in ("check", "plan", "run", "prepare", "tune", "train", "evaluate", "register"):
         said = failure(capsys, command, "lines.yaml", "--set", "train.epochs=0", "--json")
         assert said["exit_code"] == 2
         assert f"lines.yaml:{line}: train.learning_rat: there is no such setting" in said["error"]

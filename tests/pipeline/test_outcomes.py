@@ -56,6 +56,27 @@ def test_the_object_has_the_keys_of_the_contract(folder: RunFolder) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_a_search_says_its_best_settings_and_what_luck_had_to_do_with_it(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = {
+        "best": 3, "metric": "loss", "value": 0.25, "best_epoch": 2, "valid": {"loss": 0.25}, "epochs": 9,
+        "point": {"model.units": 8, "model.branch": None}, "trials": {"failed": 1, "finished": 4},
+        "seeds": [0.5, None, 0.125],
+    }  # fmt: skip
+    folder.update_stage("tune", status="done", summary=summary)
+    found = as_data(Outcome(folder, ()))
+    assert found["search"] == {**summary, "settings": str(folder.tune / "best.yaml")}
+    show(found, console=Console())
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "best: trial 3 of 5 (1 failed, 4 finished): loss 0.2500 at epoch 2",
+        "  model.units: 8",
+        "  model.branch: null",
+        "  with 3 seeds 0.1250 to 0.5000",
+        f"settings: {folder.tune / 'best.yaml'}",
+    ]
+
+
 def test_a_run_that_stopped_before_the_end_has_no_verdict(folder: RunFolder) -> None:
     found = as_data(Outcome(folder, ()))
     assert (found["verdict"], found["model"], found["report"], found["mlflow_run_id"]) == (None,) * 4

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from conf.schema import Settings
 from pipeline import run
 from pipeline.backends import workspace
 from pipeline.backends.signals import Signals
+from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
-from pipeline.run import STAGES, Plan, Surroundings, execute, flatten, plan, resources
+from pipeline.run import STAGES, Plan, Surroundings, execute, flatten, plan, resources, stages_of
 from tests.pipeline.conftest import QUIET, line_settings, lines, write_rows
 
 TRACKER = "sqlite:///mlflow.db"
@@ -43,7 +45,7 @@ def changed(settings: Settings, **sections: Any) -> Settings:
     """The settings with some keys of some sections changed."""
     values = settings.model_dump(mode="json", by_alias=True)
     for name, section in sections.items():
-        values[name] = {**values[name], **section} if isinstance(section, dict) else section
+        values[name] = {**(values[name] or {}), **section} if isinstance(section, dict) else section
     return Settings.model_validate(values)
 
 
@@ -53,7 +55,7 @@ def as_if_run(
     """A run folder as a finished run leaves it, up to a stage."""
     found = planned(tmp_path, settings, uri=uri)
     folder = workspace.create(tmp_path / "runs", settings.name, plan=found.keys, versions={})
-    for stage in found.stages[: STAGES.index(until) + 1]:
+    for stage in [each for each in found.stages if STAGES.index(each.name) <= STAGES.index(until)]:
         for name in workspace.OUTPUTS[stage.name]:
             (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
             (folder.path / name).touch()
@@ -63,10 +65,95 @@ def as_if_run(
 
 def test_a_first_run_runs_everything(tmp_path: Path, settings: Settings) -> None:
     found = planned(tmp_path, settings)
-    assert [stage.name for stage in found.stages] == list(STAGES)
+    assert [stage.name for stage in found.stages] == ["prepare", "train", "evaluate", "register"]
     assert set(reasons(found).values()) == {"never run before"}
     assert not found.nothing_to_do
     assert [stage.name for stage in planned(tmp_path, settings, until="train").stages] == ["prepare", "train"]
+
+
+def searching(settings: Settings, **changes: Any) -> Settings:
+    """The settings with a search."""
+    return changed(settings, tune={"space": {"model.units": {"choice": [4, 8]}}, **changes})
+
+
+def test_a_search_stands_between_the_rows_and_the_training(tmp_path: Path, settings: Settings) -> None:
+    as_if_run(tmp_path, searching(settings))
+    found = planned(tmp_path, searching(settings, trials=7))
+    assert [stage.name for stage in found.stages] == list(STAGES)
+    assert [stage.source is not None for stage in found.stages] == [True, False, False, False, False]
+    assert reasons(found)["tune"] == "tune.trials changed from 20 to 7"
+    assert reasons(found)["train"] == "tune runs anew"
+    # How many trials run at once does not matter.
+    assert planned(tmp_path, searching(settings, concurrency=1, cpus=2)).nothing_to_do
+
+
+def test_without_a_space_there_is_nothing_to_search(tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="there is nothing to search"):
+        planned(tmp_path, settings, until="tune")
+
+
+def test_a_search_through_rays_client_is_refused(tmp_path: Path, settings: Settings) -> None:
+    client = replace(around(tmp_path), address="ray://127.0.0.1:10001")
+    with pytest.raises(SettingsError, match="cannot be led through Ray's client"):
+        execute(searching(settings), around=client)
+    assert workspace.runs(tmp_path / "runs", settings.name) == []
+
+
+def unfinished_search(tmp_path: Path, settings: Settings) -> RunFolder:
+    """A run that was killed while it searched, with one trial done."""
+    folder = as_if_run(tmp_path, settings, uri=around(tmp_path).tracking_uri, until="tune")
+    folder.update_stage("tune", status="running")
+    (folder.path / "tune").unlink()
+    ledger = TrialLedger(folder.tune)
+    ledger.begin(lag=2)
+    ledger.start(0, {"model.units": 4})
+    ledger.end(0, "finished")
+    return folder
+
+
+def test_an_unfinished_search_over_other_settings_is_not_forgotten(
+    tmp_path: Path, settings: Settings
+) -> None:
+    folder = unfinished_search(tmp_path, searching(settings))
+    other = planned(tmp_path, searching(settings, trials=7), uri=around(tmp_path).tracking_uri)
+    with pytest.raises(SettingsError) as caught:
+        run._leave_other_searches(other, around(tmp_path))
+    (problem,) = caught.value.problems
+    assert problem.message.endswith("1 trials done, and now tune.trials changed from 20 to 7")
+    assert "--new-search" in problem.hint and f"--reuse {folder.run_id}" in problem.hint
+    run._leave_other_searches(other, replace(around(tmp_path), new_search=True))
+    assert folder.stage("tune")["status"] == "left"
+    run._leave_other_searches(other, around(tmp_path))
+    # With its own settings it is still gone on with.
+    assert run._fits(folder, planned(tmp_path, searching(settings), uri=around(tmp_path).tracking_uri))
+
+
+def test_trials_are_reused_only_from_the_same_rows_and_code(tmp_path: Path, settings: Settings) -> None:
+    folder = unfinished_search(tmp_path, searching(settings))
+    other = planned(tmp_path, searching(settings, trials=7), uri=around(tmp_path).tracking_uri)
+    assert run._to_reuse(other, replace(around(tmp_path), reuse=folder.run_id)) == folder
+    assert run._to_reuse(other, replace(around(tmp_path), reuse=str(folder.path))) == folder
+    with pytest.raises(SettingsError, match="no trials of such a run") as caught:
+        run._to_reuse(other, replace(around(tmp_path), reuse="nobody"))
+    assert folder.run_id in caught.value.problems[0].hint
+    folder.update_stage("prepare", key="other")
+    with pytest.raises(SettingsError, match="or are others"):
+        run._to_reuse(other, replace(around(tmp_path), reuse=folder.run_id))
+    folder.update_stage("prepare", key=other.keys["prepare"])
+    folder.update_stage("tune", inputs={**folder.stage("tune")["inputs"], "code": "other"})
+    with pytest.raises(SettingsError, match="another version of the code"):
+        run._to_reuse(other, replace(around(tmp_path), reuse=folder.run_id))
+
+
+def test_a_stopped_run_is_gone_on_with_although_what_it_had_not_got_to_has_changed(
+    tmp_path: Path, settings: Settings
+) -> None:
+    folder = as_if_run(tmp_path, settings, until="train")
+    other = planned(tmp_path, changed(settings, evaluate={"bootstrap": 300}), uri="sqlite:///moved.db")
+    assert not run._fits(folder, other)  # it was not stopped
+    folder.update_stage("train", status="running")
+    assert run._fits(folder, other)
+    assert not run._fits(folder, planned(tmp_path, changed(settings, train={"epochs": 9})))
 
 
 def test_the_same_again_reuses_everything(tmp_path: Path, settings: Settings) -> None:
@@ -96,12 +183,13 @@ def test_a_changed_setting_runs_its_stage_and_what_follows(
 ) -> None:
     as_if_run(tmp_path, settings)
     found = planned(tmp_path, changed(settings, **sections))
-    at = STAGES.index(first)
+    stages = stages_of(settings)
+    at = stages.index(first)
     assert [stage.source is not None for stage in found.stages] == [True] * at + [False] * (4 - at)
     said = reasons(found)
     assert reason in said[first]
     above = first
-    for name in STAGES[at + 1 :]:
+    for name in stages[at + 1 :]:
         assert said[name] == f"{above} runs anew"
         above = name
 
@@ -158,10 +246,10 @@ def test_changed_code_runs_the_stages_that_use_it(tmp_path: Path, settings: Sett
         shutil.copytree(root / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
     append(code / "pipeline" / "console.py", "# of no effect on any result")
     same = planned_by(code, tmp_path, settings)
-    assert [reason.partition(" since")[0] for reason in same.values()] == ["unchanged"] * len(STAGES)
+    assert [reason.partition(" since")[0] for reason in same.values()] == ["unchanged"] * 4
     append(code / "components" / "evaluation" / "scoring.py", "# edited")
     said = planned_by(code, tmp_path, settings)
-    assert [said[name].startswith("unchanged") for name in STAGES] == [True, True, False, False]
+    assert [reason.startswith("unchanged") for reason in said.values()] == [True, True, False, False]
     assert said["evaluate"] == "code changed"
     assert said["register"] == "evaluate runs anew"
 
@@ -247,7 +335,9 @@ def test_nothing_to_do_gives_back_the_earlier_run_and_makes_none(tmp_path: Path,
     folder = as_if_run(tmp_path, settings, uri=around(tmp_path).tracking_uri)
     outcome = execute(settings, around=around(tmp_path))
     assert outcome.folder == folder
-    assert [(stage.name, stage.status) for stage in outcome.stages] == [(name, "reused") for name in STAGES]
+    assert [(stage.name, stage.status) for stage in outcome.stages] == [
+        (name, "reused") for name in stages_of(settings)
+    ]
     assert workspace.runs(tmp_path / "runs", settings.name) == [folder]
     assert not (tmp_path / "mlflow.db").exists()
 
@@ -290,8 +380,7 @@ def test_nested_settings_become_dotted_keys_and_lists_stay_whole() -> None:
 
 def test_every_setting_belongs_to_a_stage(settings: Settings) -> None:
     sections = {key.partition(".")[0] for keys in run.SETTINGS.values() for key in keys}
-    # Not supported yet, and refused.
-    assert set(settings.model_dump(by_alias=True)) - {"tune"} == sections
+    assert set(settings.model_dump(by_alias=True)) == sections
     for keys in run.CODE.values():
         assert run._sources(keys)
 
