@@ -315,6 +315,11 @@ def _searcher(heard: _Heard, mode: str) -> Any:
     return Assignments()
 
 
+def _as_itself(trial: Any, config: dict[str, Any], operations: Any) -> tuple[dict[str, Any], Any]:
+    """What a trial takes over from a better one, less whose it was."""
+    return {**config, "number": trial.config["number"], "seed": trial.config["seed"]}, operations
+
+
 def _guarded(scheduler: Any, mode: str) -> Any:
     """The scheduler, which never sees a failure, and judges by our epochs and scores."""
     from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
@@ -332,8 +337,9 @@ def _guarded(scheduler: Any, mode: str) -> Any:
     scheduler.on_trial_result, scheduler.on_trial_complete = on_trial_result, on_trial_complete
     if isinstance(scheduler, PopulationBasedTraining):
         # It refuses what suggests trials, lest that learns from settings that have changed. Ours does not.
-        add = scheduler.on_trial_add
+        add, clone = scheduler.on_trial_add, scheduler._get_new_config
         scheduler.on_trial_add = lambda controller, trial: add(SimpleNamespace(search_alg=None), trial)
+        scheduler._get_new_config = lambda trial, better: _as_itself(trial, *clone(trial, better))
     # Otherwise Tune would say so itself, and be refused where they were set by `replay`.
     scheduler.set_search_properties(SCORE, mode)
     return scheduler

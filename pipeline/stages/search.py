@@ -162,10 +162,10 @@ class Trials:
         if not self.ledger.trials[number].retry:
             Checkpoints(folder, "").clear()
         (folder / REPORTED).unlink(missing_ok=True)
-        ended = [trial for trial in self.ledger.trials.values() if trial.has_ended]
-        best = best_of([trial for trial in ended if trial.seed is None], self.metric)
-        for trial in ended:
-            if best is None or trial.number != best.number:
+        # In the order in which the search is judged in the end, which decides between equals.
+        best = best_of([trial for trial in self.ledger.searched if trial.has_ended], self.metric)
+        for trial in self.ledger.trials.values():
+            if trial.has_ended and (best is None or trial.number != best.number):
                 shutil.rmtree(trial_folder(self.folder, trial.number) / BEST, ignore_errors=True)
 
     def tick(self) -> None:
@@ -379,11 +379,14 @@ def train_trial(
     strategy.limit_threads(num_threads)
     strategy.settle()
     own = trial_settings(settings, point, seed)
+    metric = own.train.early_stopping.metric
     checkpoints = trial_folder(folder, number)
-    key = fingerprint([key, point, seed])
+    # States that go from trial to trial belong to them all.
+    key = fingerprint([key, None if copies else point, seed])
     if restored is not None:
         with restored.as_directory() as source:
-            _take_state(Path(source), checkpoints, key=key)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            shutil.copytree(source, checkpoints)
     done = _reported(checkpoints)
     data = data_of(folder, settings, own)
     try:
@@ -399,7 +402,8 @@ def train_trial(
                 _write_reported(checkpoints, done)
                 report(
                     entry["epoch"],
-                    _best_so_far(progress, entry, own),
+                    # Who goes on from whose weights depends on what these weights are worth.
+                    entry["valid"][metric] if copies else _best_so_far(progress, entry, metric),
                     entry=entry,
                     history=list(progress.history) if copies else None,
                     last=_is_last(progress, entry, own),
@@ -461,9 +465,8 @@ def _nested(number: int) -> str:
     return f"trial {number}"
 
 
-def _best_so_far(progress: Progress, entry: Mapping[str, Any], settings: Settings) -> float:
+def _best_so_far(progress: Progress, entry: Mapping[str, Any], metric: str) -> float:
     """What a scheduler compares: trials are judged by their best epoch, not by their last."""
-    metric = settings.train.early_stopping.metric
     best: float | None = None
     for each in progress.history[: entry["epoch"]]:
         value = each["valid"][metric]
@@ -498,12 +501,3 @@ def _state(checkpoints: Path) -> Any:
     from ray.tune import Checkpoint
 
     return Checkpoint.from_directory(str(checkpoints))
-
-
-def _take_state(source: Path, checkpoints: Path, *, key: str) -> None:
-    """Make the state of another trial, or an earlier one of its own, that of this trial."""
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    shutil.copytree(source, checkpoints)
-    for path in checkpoints.glob("*/state.json"):
-        state = json.loads(path.read_text("utf8"))
-        path.write_text(json.dumps({**state, "key": key}, indent=1), "utf8")

@@ -293,6 +293,8 @@ def _take_over(settings: Settings, ledger: TrialLedger, source: RunFolder) -> in
     # The run's own settings.yaml has every default too, of which some conflict with what was given.
     theirs = load([source.tune / GIVEN])
     finished = [trial for trial in TrialLedger(source.tune).searched if trial.state == "finished"]
+    if theirs.tune is not None and theirs.tune.scheduler == "pbt":
+        finished = []  # their weights have seen other settings than the last
     number = 0
     for trial in finished:
         before = _without(resolved(trial_settings(theirs, trial.point, None)))

@@ -239,6 +239,22 @@ def test_where_all_trials_fail_nothing_is_registered(tmp_path: Path, weights: st
         assert not database.execute("select * from model_versions").fetchall()
 
 
+def test_a_population_exchanges_weights_and_settings(tmp_path: Path) -> None:
+    place = furnish(tmp_path)
+    rates = "{train.learning_rate: {loguniform: [1.0e-4, 5.0e-2]}}"
+    population = f"tune={{trials: 4, search: random, scheduler: pbt, space: {rates}}}"
+    outcome = place.json("evaluate", "words.yaml", "--set", population)
+    assert outcome["search"]["trials"] == {"finished": 4}
+    assert outcome["metrics"]["valid"]["loss"] == pytest.approx(outcome["search"]["value"], abs=1e-6)
+    run = Path(outcome["run_dir"])
+    lines = [json.loads(line) for line in (run / "tune/ledger.jsonl").read_text("utf8").splitlines()]
+    points = [(line["number"], json.dumps(line["point"])) for line in lines if line["kind"] == "start"]
+    assert len(set(points)) > 4
+    for trial in TrialLedger(run / "tune").searched:
+        kept = json.loads((run / f"tune/trials/{trial.number:04d}/history.json").read_text("utf8"))
+        assert [entry["valid"] for entry in trial.history] == [entry["valid"] for entry in kept]
+
+
 def test_paths_are_those_of_the_caller_wherever_trials_run(tmp_path: Path) -> None:
     place = searching(tmp_path / "place", trials=2)
     (place.path / "below").mkdir()
