@@ -292,3 +292,16 @@ def test_a_guarded_pbt_takes_the_trials_that_a_search_suggests():
     guarded = _guarded(made("pbt"), "max")
     guarded.on_trial_add(controller, trial)
     assert list(guarded._trial_state) == [trial]
+
+
+def test_a_trial_that_takes_over_from_a_better_one_stays_itself():
+    from ray.tune.experiment import Trial
+
+    worse, better = (
+        Trial("new", stub=True, config={"number": number, "seed": None, "point": {"rate": rate}})
+        for number, rate in ((3, 0.1), (5, 0.2))
+    )
+    guarded = _guarded(made("pbt", explore=lambda point: {"rate": point["rate"] * 2}), "max")
+    config, _ = guarded._get_new_config(worse, better)
+    assert config == {"number": 3, "seed": None, "point": {"rate": 0.4}}
+    assert better.config["number"] == 5
