@@ -37,15 +37,8 @@ def pytest_configure() -> None:
     os.environ.update(QUIET)
 
 
-# First, since pytest-xdist reads the marks in the same hook.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several test processes (`-n`), a file stays in one of them, so that its fixtures are made once.
-
-    Those that start Ray take longest, so they come first.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(config.rootpath))))
+    """With several test processes (`-n`), the files that start Ray come first: they take longest."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path.relative_to(config.rootpath).parts[1] not in STARTING_RAY)
 

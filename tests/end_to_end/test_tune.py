@@ -218,10 +218,9 @@ def test_failed_trials_are_counted_and_the_best_of_the_others_is_taken(tmp_path:
     assert "1 failed" in place.run("tune", "words.yaml", *grid).stdout
 
 
-@pytest.mark.parametrize("weights", ["[{nobody: 2.0}]", "[{nobody: 2.0}, {nowhere: 3.0}]"])
-def test_where_all_trials_fail_nothing_is_registered(tmp_path: Path, weights: str) -> None:
+def test_where_the_only_trial_fails_nothing_is_registered(tmp_path: Path) -> None:
     place = furnish(tmp_path)
-    space = f"{{train.class_weights: {{choice: {weights}}}}}"
+    space = "{train.class_weights: {choice: [{nobody: 2.0}]}}"
     grid = f"tune={{search: grid, scheduler: none, space: {space}}}"
     done = subprocess.run(
         place.command("run", "words.yaml", "--set", grid),
