@@ -180,6 +180,25 @@ def test_a_killed_and_moved_search_ends_where_an_undisturbed_one_ends(tmp_path: 
     )
 
 
+def test_a_trial_whose_process_is_killed_goes_on_in_another_one(tmp_path: Path) -> None:
+    changes = ("--set", "train.epochs=12", "--set", "train.batch_size=4")
+    undisturbed = searching(tmp_path / "undisturbed", trials=2)
+    undisturbed.run("tune", "words.yaml", *changes)
+    place = searching(tmp_path / "disturbed", trials=2)
+    process = place.start("tune", "words.yaml", *changes)
+    wait_for(place, process, num_ended=0, num_under_way=1)
+    trials = [
+        pid for pid in descendants(process.pid) if b"Trainable" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert trials
+    for pid in trials:
+        os.kill(pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    found, expected = ledger(place), ledger(undisturbed)
+    assert [as_told(trial) for trial in found.searched] == [as_told(trial) for trial in expected.searched]
+
+
 def test_a_signal_checkpoints_the_trials_and_other_settings_are_refused(tmp_path: Path) -> None:
     place = searching(tmp_path, trials=6)
     process = place.start("tune", "words.yaml", "--set", "train.epochs=40")
@@ -222,15 +241,7 @@ def test_where_the_only_trial_fails_nothing_is_registered(tmp_path: Path) -> Non
     place = furnish(tmp_path)
     space = "{train.class_weights: {choice: [{nobody: 2.0}]}}"
     grid = f"tune={{search: grid, scheduler: none, space: {space}}}"
-    done = subprocess.run(
-        place.command("run", "words.yaml", "--set", grid),
-        cwd=place.path,
-        env=place.environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = place.ended("run", "words.yaml", "--set", grid)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("Traceback") == 1
     assert "trials failed. The first, trial 0:" in done.stderr
