@@ -301,9 +301,10 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         if tracking.has_unsent(planned.folder, around.tracking_uri):
             tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
         return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
-    reuse = _to_reuse(planned, around) if planned.runs("tune") else None
+    reuse = None
     if planned.runs("tune"):
         _refuse_client(around)
+        reuse = _to_reuse(planned, around)
         _leave_other_searches(planned, around)
     cluster = _cluster(settings, around, num_nodes=settings.train.nodes if planned.runs("train") else 1)
     if around.require_gpu and planned.runs("train"):

@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import rankdata
-
 from components.tuning.searches import (
     Dimension,
     Known,
@@ -51,6 +49,7 @@ def importances(space: Space, known: Sequence[Known], *, seed: int = 0) -> dict[
         known: trials that have ended, each of them in the space; failed ones are left out.
         seed: of the forest.
     """
+
     trials = shuffled(space, (each for each in known if each.has_value))[:MAX_TRIALS]
     if len(trials) < MIN_TRIALS or len({each.value for each in trials}) == 1:
         return {}
@@ -83,6 +82,7 @@ def _variances(space: Space, trials: Sequence[Known], *, seed: int) -> dict[str,
 
 def _study(space: Space, trials: Sequence[Known]) -> "Study":
     import optuna
+    from scipy.stats import rankdata  # half a second, which most commands can do without
 
     study = optuna.create_study()
     distributions = {key: _distribution(dimension) for key, dimension in space.items()}

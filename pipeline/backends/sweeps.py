@@ -124,7 +124,7 @@ def run(
     """
     # Trials that wait for their process count as well, so all may wait at once.
     os.environ.update({**ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(room.concurrency)})
-    assert cluster.ray is not None
+    _ = cluster.ray  # attached now, or Tune would start a Ray of its own
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     mode = "max" if higher_is_better else "min"
     heard = _Heard(search, {})

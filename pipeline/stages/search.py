@@ -68,6 +68,11 @@ class Trials:
         self._cut: set[int] = set()
         self._failures: dict[int, dict[str, Any]] = {}
 
+    def ask_to_stop(self) -> None:
+        """Nothing new begins, and what runs ends after a checkpoint."""
+        self.stopping = True
+        self.folder.stop.touch()
+
     def started(self, number: int, point: Mapping[str, Any]) -> None:
         """A process has taken the trial up."""
         seed = self.ledger.trials[number].seed if number in self.ledger.trials else self.seed_of(number)
@@ -223,11 +228,6 @@ class Search(Trials):
         for number in self._to_resume:
             (trial_folder(self.folder, number) / REPORTED).unlink(missing_ok=True)
 
-    def ask_to_stop(self) -> None:
-        """Nothing new begins, and what runs ends after a checkpoint."""
-        self.stopping = True
-        self.folder.stop.touch()
-
     @property
     def num_trials(self) -> int:
         return self.tune.trials if self.tune.search != "grid" else min(self.tune.trials, self._grid_size)
@@ -327,11 +327,6 @@ class Repeats(Trials):
 
     def seed_of(self, number: int) -> int | None:
         return self._seeds[number]
-
-    def ask_to_stop(self) -> None:
-        """Nothing new begins, and what runs ends after a checkpoint."""
-        self.stopping = True
-        self.folder.stop.touch()
 
     @property
     def is_over(self) -> bool:

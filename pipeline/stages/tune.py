@@ -94,7 +94,7 @@ def tune(
             while not search.is_over:
                 _sweep(search, cluster, room, signals, key=key, scheduler=_scheduler(settings, ledger))
                 search.is_tired = False
-            again = Repeats(settings, queue=_to_repeat(settings, folder, best(ledger, settings)), **around)
+            again = Repeats(settings, queue=_to_repeat(settings, folder, ledger), **around)
             _sweep(again, cluster, room, signals, key=key, scheduler=None)
         return _conclude(settings, folder, ledger)
     finally:
@@ -247,13 +247,14 @@ def _most_epochs(settings: Settings) -> int:
     return settings.train.epochs if searched is None else int(max(searched.outermost()))
 
 
-def _to_repeat(settings: Settings, folder: RunFolder, trial: Trial) -> list[Assignment]:
+def _to_repeat(settings: Settings, folder: RunFolder, ledger: TrialLedger) -> list[Assignment]:
     """The best settings once more where their weights are not here, and under the other seeds asked for."""
     tune = settings.tune
     assert tune is not None
+    trial = best(ledger, settings)
     lost = not (trial_folder(folder, trial.number) / BEST).exists()
     queue = [Assignment(trial.number, trial.point)] if lost else []
-    done = {each.number for each in TrialLedger(folder.tune).repeated if each.has_ended}
+    done = {each.number for each in ledger.repeated if each.has_ended}
     for each in range(1, tune.seeds):
         number = tune.trials + each - 1
         if number not in done:

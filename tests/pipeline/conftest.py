@@ -22,6 +22,19 @@ from pipeline.console import Console
 QUIET = Console(level=-1)
 
 
+class Noting(Console):
+    """A console that keeps what it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    warn = note
+
+
 class Done:
     """The result of a task, worked out when it is asked for."""
 

@@ -18,7 +18,7 @@ from pipeline.backends.recorders import Recorder
 from pipeline.backends.signals import Signals
 from pipeline.backends.sweeps import EPOCH, FAILURE, GROWN, SECONDS, Assignment, _train
 from pipeline.backends.trials import LEDGER, Trial, TrialLedger, best_of
-from pipeline.console import Console, LiveTable
+from pipeline.console import LiveTable
 from pipeline.stages import search as searching
 from pipeline.stages.search import (
     REPORTED,
@@ -34,7 +34,7 @@ from pipeline.stages.search import (
     trial_settings,
 )
 from pipeline.stages.train import _encoding, train
-from tests.pipeline.conftest import QUIET, InProcess, Started, lines, start
+from tests.pipeline.conftest import QUIET, InProcess, Noting, Started, lines, start
 
 pytestmark = pytest.mark.slow
 
@@ -61,17 +61,6 @@ class Shown(LiveTable):
 
     def show(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self.rows = list(rows)
-
-
-class Noting(Console):
-    """A console that keeps what it says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def surroundings(run: Started, **changes: Any) -> dict[str, Any]:

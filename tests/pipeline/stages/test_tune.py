@@ -20,7 +20,6 @@ from pipeline.backends.signals import Signals
 from pipeline.backends.sweeps import EPOCH, FAILURE, GROWN, SECONDS, Assignment, Room
 from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
-from pipeline.console import Console
 from pipeline.stages.search import data_of, trial_folder
 from pipeline.stages.tune import (
     GIVEN,
@@ -36,7 +35,7 @@ from pipeline.stages.tune import (
     tune,
     tuned,
 )
-from tests.pipeline.conftest import QUIET, line_settings
+from tests.pipeline.conftest import QUIET, Noting, line_settings
 
 RATE, UNITS = "train.learning_rate", "model.units"
 OPTIMIZER, MOMENTUM = "train.optimizer", "train.momentum"
@@ -57,19 +56,6 @@ class Machines(Cluster):
 
 ONE = Machines({"CPU": 8})
 WITH_GPUS = Machines({"CPU": 8, "GPU": 2})
-
-
-class Noting(Console):
-    """A console that keeps what it says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    warn = note
 
 
 def searching(space: dict[str, Any] = RATES, /, *, path: str = "lines.parquet", **changes: Any) -> Settings:
@@ -424,10 +410,10 @@ def test_the_best_settings_are_repeated_under_other_seeds(folder: RunFolder, led
     keep_weights(folder, 0)
     trial = ledger.trials[0]
     queue = [Assignment(5, trial.point, 2**32 - 1), Assignment(6, trial.point, 0)]
-    assert _to_repeat(settings, folder, trial) == queue
+    assert _to_repeat(settings, folder, ledger) == queue
     add(ledger, 5, 0.5, seed=2**32 - 1)
     add(ledger, 6, 0.5, seed=0, state="running")
-    assert _to_repeat(settings, folder, trial) == queue[1:]
+    assert _to_repeat(settings, folder, ledger) == queue[1:]
 
 
 def test_the_best_settings_are_trained_once_more_where_their_weights_are_gone(
@@ -435,9 +421,9 @@ def test_the_best_settings_are_trained_once_more_where_their_weights_are_gone(
 ) -> None:
     add(ledger, 3, 0.5)
     trial = ledger.trials[3]
-    assert _to_repeat(searching(), folder, trial) == [Assignment(3, trial.point)]
+    assert _to_repeat(searching(), folder, ledger) == [Assignment(3, trial.point)]
     keep_weights(folder, 3)
-    assert _to_repeat(searching(), folder, trial) == []
+    assert _to_repeat(searching(), folder, ledger) == []
 
 
 def test_what_was_found_can_be_run(folder: RunFolder, ledger: TrialLedger, tmp_path: Path) -> None:
