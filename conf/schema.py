@@ -805,6 +805,28 @@ class RegisterSettings(Section):
         return alias
 
 
+class RetrainSettings(Section):
+    """What counts as a reason to train again; for `recurra retrain` and `recurra schedule`."""
+
+    min_rows: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000_000_000,
+        description="How many rows more than the champion was made from make a reason; 0: any change of the "
+        "files does.",
+    )
+    settle_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=604_800,
+        description="Seconds for which no file may have changed before new rows count: somebody may still be "
+        "writing them.",
+    )
+    max_age_days: float | None = Field(
+        default=None, gt=0, le=36_500, description="Days after which age alone is a reason; null: it is none."
+    )
+
+
 class Settings(Section):
     """Everything about one model, from its rows to its alias."""
 
@@ -827,6 +849,9 @@ class Settings(Section):
     gate: GateSettings = Field(default=GateSettings(), description="What a model must reach to be promoted.")
     registration: RegisterSettings = Field(
         default=RegisterSettings(), alias="register", description="Where the model goes in the registry."
+    )
+    retrain: RetrainSettings = Field(
+        default=RetrainSettings(), description="What counts as a reason to train again."
     )
 
     @field_validator("data")

@@ -275,6 +275,199 @@ _stage_command(
 )
 
 
+@_with(recurra.command(), *_settings_parameters)
+@click.option("--force", is_flag=True, help="Run without a reason, too.")
+@click.option("--dry-run", is_flag=True, help="Only say whether there is a reason.")
+@_gpu_option
+@_common
+def retrain(
+    conf: Sequence[Path], overrides: Sequence[str], force: bool, dry_run: bool, common: Common, **asked: Any
+) -> None:
+    """Run only if there is a reason (`retrain` in CONF): new rows, age; promote only if better."""
+    from pipeline.jobs.retrain import retrain as look_and_run
+    from pipeline.jobs.retrain import show
+
+    around = _surroundings(common, **asked)
+    outcome = look_and_run(_load(conf, overrides), around=around, force=force, dry_run=dry_run)
+    show(outcome, console=common.console)
+    if outcome["verdict"] == "rejected":
+        sys.exit(GATE_REFUSED)
+
+
+class _StartsUnlessNamed(_InOrder):
+    """`recurra schedule CONF ...` beside `recurra schedule list` and the like."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["start", *args]
+        return super().parse_args(ctx, args)
+
+
+@recurra.group(cls=_StartsUnlessNamed, subcommand_metavar="CONF... | COMMAND [ARGS]...")
+def schedule() -> None:
+    """Keep retraining: `recurra schedule CONF --cron "0 3 * * *"`; and look after what is scheduled."""
+
+
+_state_option = click.option(
+    "--state",
+    envvar="RECURRA_STATE",
+    metavar="URI",
+    help="Database of the schedules, as postgresql://host/database.  [default: a SQLite file in the storage]",
+)
+_timetable_options = (
+    click.option("--cron", required=True, help='Minute, hour, day, month, weekday, as in "0 3 * * *".'),
+    click.option("--timezone", default="UTC", show_default=True, help="Its zone, as Europe/Berlin."),
+)
+
+
+@_with(schedule.command(), *_settings_parameters, *_timetable_options, _state_option)
+@click.option("--name", help="Of the schedule.  [default: that of the model]")
+@click.option(
+    "--overlap",
+    type=click.Choice(["forbid", "queue", "replace", "allow"]),
+    default="forbid",
+    show_default=True,
+    help="What a slot does that comes while a run goes on.",
+)
+@click.option(
+    "--catchup",
+    type=click.Choice(["latest", "none", "all"]),
+    default="latest",
+    show_default=True,
+    help="Which slots run that were missed while nobody led the schedule.",
+)
+@click.option(
+    "--max-catchup", default=10, show_default=True, type=click.IntRange(1), help="Of --catchup all."
+)
+@click.option(
+    "--misfire-grace",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds after which a slot counts as missed.",
+)
+@click.option(
+    "--jitter",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds over which starts are spread, the same for the same slot.",
+)
+@click.option("--max-run", type=click.FloatRange(1), help="Seconds after which a run is stopped.")
+@click.option(
+    "--stop-grace",
+    default=120.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds that a run has to checkpoint.",
+)
+@click.option(
+    "--pause-after",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Failures in a row after which the schedule pauses.",
+)
+@click.option(
+    "--print",
+    "manifest",
+    type=click.Choice(["crontab", "systemd"]),
+    help="Print what keeps the same schedule elsewhere instead.",
+)
+@_common
+def start(
+    conf: Sequence[Path],
+    overrides: Sequence[str],
+    cron: str,
+    timezone: str,
+    state: str | None,
+    name: str | None,
+    manifest: str | None,
+    common: Common,
+    **rules: Any,
+) -> None:
+    """Lead a schedule until it is stopped."""
+    from pipeline.jobs import schedules
+    from pipeline.jobs.schedule import Rules
+
+    settings = _load(conf, overrides)
+    shared: dict[str, Any] = {
+        "cron": cron,
+        "zone": timezone,
+        "command": schedules.retrain_command(conf, overrides),
+        "variables": schedules.surroundings(
+            storage=common.storage, tracking_uri=common.tracking_uri, address=common.address
+        ),
+    }
+    if manifest is not None:
+        from pipeline.jobs.manifests import MANIFESTS
+
+        text = MANIFESTS[manifest](name=name or settings.name, folder=Path.cwd(), **shared)
+        common.console.result(text, {"manifest": text})
+        return
+    schedules.lead(
+        name or settings.name,
+        rules=Rules(**rules),
+        state=state,
+        storage=common.storage,
+        console=common.console,
+        signals=_surroundings(common).signals,
+        **shared,
+    )
+
+
+def _schedule_command(name: str, does: str, description: str, *parameters: Command) -> None:
+    """A command over what is scheduled: a function of pipeline/jobs/schedules.py that takes the diary."""
+
+    @_with(schedule.command(name, help=description), *parameters, _state_option)
+    @_common
+    def command(state: str | None, common: Common, **asked: Any) -> None:
+        from pipeline.jobs import schedules
+
+        diary = schedules.open_diary(state, common.storage)
+        getattr(schedules, does)(diary, console=common.console, **asked)
+
+
+_name_argument = click.argument("name")
+_schedule_command(
+    "list", "show_all", "Every schedule: when it runs next, who leads it, how the last run ended."
+)
+_schedule_command(
+    "history",
+    "show_history",
+    "What became of the slots of NAME, the newest first.",
+    _name_argument,
+    click.option("--most", default=20, show_default=True, type=click.IntRange(1), help="How many."),
+)
+_schedule_command(
+    "pause",
+    "pause",
+    "Start nothing of NAME until it is resumed; what runs goes on.",
+    _name_argument,
+    click.option("--why", "reason", default="", help="Kept with the slots that are skipped."),
+)
+_schedule_command("resume", "resume", "Start slots of NAME again.", _name_argument)
+_schedule_command("run-now", "run_now", "One more slot of NAME, at this moment.", _name_argument)
+
+
+@_with(schedule.command(), *_settings_parameters, *_timetable_options)
+@click.option("--from", "begin", metavar="DATE", help="ISO date or instant.  [default: now]")
+@_common
+def explain(
+    conf: Sequence[Path],
+    overrides: Sequence[str],
+    cron: str,
+    timezone: str,
+    begin: str | None,
+    common: Common,
+) -> None:
+    """The next ten slots, as instants with their offset from UTC, and what clock changes do to them."""
+    from pipeline.jobs.schedules import explain as tell
+
+    _load(conf, overrides)
+    tell(cron, timezone, begin, console=common.console)
+
+
 @recurra.command()
 @click.argument("model")
 @click.argument("data", nargs=-1, required=True)

@@ -187,12 +187,6 @@ def stages_of(settings: Settings) -> tuple[str, ...]:
 
 def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str, dict[str, Any]]:
     flat = flatten(resolved(settings))
-    paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
-    files = expand(paths, settings.data.format)
-    given = _vector_files(settings)
-    digests = workspace.file_digests(
-        [*files, *given.values()], cache=storage / settings.name / ".digests.json"
-    )
     inputs: dict[str, dict[str, Any]] = {}
     for name in stages_of(settings):
         chosen = {
@@ -206,11 +200,32 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
             "code": workspace.code_digest(_sources(CODE[name])),
             "versions": {library: metadata.version(library) for library in LIBRARIES[name]},
         }
-    named = dict(zip(relative_names(files), files, strict=True)) | given
-    inputs["prepare"]["data"] = {name: digests[file.shown] for name, file in named.items()}
+    inputs["prepare"]["data"] = data_digests(settings, storage=storage)
     inputs["prepare"]["settings"]["data.inputs"] = [_without_path(each) for each in flat["data.inputs"]]
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
     return inputs
+
+
+def data_files(settings: Settings) -> list[File]:
+    """The files that the path of the data means now.
+
+    Raises:
+        DataError: there is none.
+    """
+    paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
+    return expand(paths, settings.data.format)
+
+
+def data_digests(settings: Settings, *, storage: Path) -> dict[str, str]:
+    """SHA-256 of everything that is read, by its name below the path of the data.
+
+    Raises:
+        DataError: there is no data, or no file of vectors, at the path.
+    """
+    files = data_files(settings)
+    named = dict(zip(relative_names(files), files, strict=True)) | _vector_files(settings)
+    digests = workspace.file_digests(list(named.values()), cache=storage / settings.name / ".digests.json")
+    return {name: digests[file.shown] for name, file in named.items()}
 
 
 def _vector_files(settings: Settings) -> dict[str, File]:

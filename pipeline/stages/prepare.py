@@ -86,6 +86,18 @@ def check_data(
         look(settings, scratch=Path(scratch), run=intake.Here, console=console, record=record)
 
 
+def num_rows(settings: Settings, *, console: Console) -> int:
+    """How many sequences the files hold now, good ones and bad.
+
+    Raises:
+        DataError: files cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="recurra-") as scratch:
+        layout = Layout.of(settings)
+        parts = _parts(settings, layout, scratch=Path(scratch), run=intake.Here, console=console)
+        return sum(part.num_rows for part in parts)
+
+
 def check_vectors(settings: Settings, *, whole: bool = False) -> None:
     """Refuse files of vectors that cannot be used, by their first line or by all of them.
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 CODE = ("conf", "components", "pipeline")
 PREVIOUS = "previous"
 VERDICT = "verdict.json"
+SOURCES_TAG, ROWS_TAG = "recurra.source_digest", "recurra.num_rows"
 NUM_EXAMPLES, NUM_PROVEN = 3, 64
 
 
@@ -179,6 +180,10 @@ class _Registration:
             DIGEST_TAG: self.about["digest"],
             "recurra.data_digest": workspace.fingerprint(
                 [manifest["splits"], manifest["inputs"], manifest["context"]]
+            ),
+            SOURCES_TAG: workspace.fingerprint(self.folder.stage("prepare").get("inputs", {}).get("data")),
+            ROWS_TAG: str(
+                manifest.get("rejected", 0) + sum(each["rows"] for each in manifest["splits"].values())
             ),
             "recurra.settings_hash": workspace.fingerprint(resolved(self.settings)),
             "recurra.code_version": f"{metadata.version('recurra')}+{workspace.code_digest(sources)[:12]}",

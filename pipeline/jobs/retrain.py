@@ -1,0 +1,194 @@
+"""Why: what makes it worth training again; then the run.
+
+    champion, files, earlier looks ─ look ─▶ no reason: skipped
+                                        └──▶ reasons: run ─▶ promoted | kept | rejected
+
+<storage>/<name>/retrain.jsonl   {"at", "sources", "reasons", "verdict", "run_id"}: one line for every look
+
+Rows that a run has already been made from are not new, whether its model became champion or not.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from conf.schema import RetrainSettings, Settings
+from pipeline.backends import journals, workspace
+from pipeline.backends.registry import Registry, Version
+from pipeline.backends.tracking import Store
+from pipeline.console import Console
+from pipeline.outcomes import as_data
+from pipeline.outcomes import show as show_run
+from pipeline.run import Surroundings, data_digests, data_files, execute
+from pipeline.stages.prepare import num_rows
+from pipeline.stages.register import ROWS_TAG, SOURCES_TAG
+
+JOURNAL = "retrain.jsonl"
+SKIPPED = "skipped"
+PATIENCE_SECONDS = 20.0
+
+
+@dataclass
+class Look:
+    """What was found: reasons to train, and what is none and why."""
+
+    champion: Version | None
+    sources: str  # fingerprint of the files' content
+    reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def retrain(
+    settings: Settings, *, around: Surroundings, force: bool = False, dry_run: bool = False
+) -> dict[str, Any]:
+    """Run if there is a reason; what `--json` prints.
+
+    Args:
+        settings: what to train, and in `retrain` what makes a reason.
+        around: where.
+        force: run without a reason, too.
+        dry_run: only say what would be done.
+
+    Raises:
+        DataError: the files are at fault.
+        TrackerError: the registry cannot be asked.
+    """
+    journal = around.storage / settings.name / JOURNAL
+    found = look(settings, around=around, journal=journals.read(journal))
+    if force and not found.reasons:
+        found.reasons.append("It was asked for with --force.")
+    if dry_run or not found.reasons:
+        verdict = "would run" if found.reasons else SKIPPED
+        if not dry_run:
+            _enter(journal, found, verdict=SKIPPED, run_id=None)
+        return _without_run(found, verdict)
+    for reason in found.reasons:
+        around.console.note(f"retrain: {reason}")
+    outcome = as_data(execute(settings, until="register", around=around))
+    _enter(journal, found, verdict=outcome["verdict"], run_id=outcome["run_id"])
+    return {**outcome, "why": found.reasons}
+
+
+def look(settings: Settings, *, around: Surroundings, journal: Sequence[Mapping[str, Any]]) -> Look:
+    """Every reason to train now."""
+    store = Store(around.tracking_uri, patience=PATIENCE_SECONDS)
+    champion = None
+    if not store.is_empty:
+        champion = Registry(store).by_alias(settings.name, settings.registration.alias)
+    sources = workspace.fingerprint(data_digests(settings, storage=around.storage))
+    found = Look(champion, sources)
+    if champion is None:
+        found.reasons.append(f"There is no {settings.registration.alias} yet.")
+        return found
+    runs = [entry for entry in journal if entry.get("run_id")]
+    rows: Callable[[], int] = lambda: num_rows(settings, console=around.console)  # noqa: E731
+    _new_rows(found, champion, runs, settings, rows=rows)
+    _age(found, champion, runs, settings.retrain)
+    return found
+
+
+def _new_rows(
+    found: Look,
+    champion: Version,
+    runs: Sequence[Mapping[str, Any]],
+    settings: Settings,
+    *,
+    rows: Callable[[], int],
+) -> None:
+    rules = settings.retrain
+    if champion.tags.get(SOURCES_TAG) == found.sources:
+        found.notes.append(f"The files are those that version {champion.number} was made from.")
+        return
+    made = next((entry for entry in reversed(runs) if entry["sources"] == found.sources), None)
+    if made is not None:
+        found.notes.append(f"Run {made['run_id']} was made from these very files, and {made['verdict']}.")
+        return
+    if (quiet := _seconds_since_change(settings)) is not None and quiet < rules.settle_seconds:
+        found.notes.append(
+            f"The files changed {quiet:.0f} s ago; they count once nothing changes for "
+            f"{rules.settle_seconds:g} s."
+        )
+        return
+    known = champion.tags.get(ROWS_TAG)
+    if known is None:
+        found.reasons.append(f"It is not known from which files version {champion.number} was made.")
+        return
+    now, then = rows(), int(known)
+    told = f"{now:,} rows now, {then:,} when version {champion.number} was made"
+    if now - then < rules.min_rows:
+        found.notes.append(
+            f"The files changed, but {rules.min_rows:,} rows more make a reason, and there are {told}."
+        )
+    else:
+        found.reasons.append(f"The files changed: {told}.")
+
+
+def _seconds_since_change(settings: Settings) -> float | None:
+    """Since the latest change of a file of this machine; None where there is none."""
+    times = [Path(file.path).stat().st_mtime for file in data_files(settings) if not file.is_remote]
+    return time.time() - max(times) if times else None
+
+
+def _age(found: Look, champion: Version, runs: Sequence[Mapping[str, Any]], rules: RetrainSettings) -> None:
+    if rules.max_age_days is None:
+        return
+    # A run whose model was not better shows that age alone is no fault.
+    times = [champion.created, *(entry["at"] for entry in runs)]
+    age = datetime.now(UTC) - max(map(datetime.fromisoformat, times))
+    days = age / timedelta(days=1)
+    told = f"{days:.1f} days since version {champion.number} or the last attempt at a better one"
+    if days > rules.max_age_days:
+        found.reasons.append(f"It is {told}, and {rules.max_age_days:g} are allowed.")
+    else:
+        found.notes.append(f"It is {told}.")
+
+
+def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> None:
+    journals.append(
+        journal,
+        {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "sources": found.sources,
+            "reasons": found.reasons,
+            "notes": found.notes,
+            "verdict": verdict,
+            "run_id": run_id,
+        },
+    )
+
+
+def _without_run(found: Look, verdict: str) -> dict[str, Any]:
+    champion = found.champion
+    model = None
+    if champion is not None:
+        model = {
+            "name": champion.name,
+            "version": champion.number,
+            "aliases": list(champion.aliases),
+            "uri": champion.uri,
+        }
+    return {
+        "run_id": None,
+        "run_dir": None,
+        "verdict": verdict,
+        "reasons": found.reasons or found.notes,
+        "metrics": {},
+        "model": model,
+        "report": None,
+        "mlflow_run_id": None,
+        "stages": [],
+    }
+
+
+def show(outcome: Mapping[str, Any], *, console: Console) -> None:
+    """The end of a look: what a run ends with, or why there was none."""
+    if outcome["run_id"] is not None:
+        show_run(outcome, console=console)
+        return
+    model, is_skipped = outcome["model"], outcome["verdict"] == SKIPPED
+    of = f": {model['name']} version {model['version']} stays" if model and is_skipped else ""
+    lines = [f"{outcome['verdict']}{of}", *(f"  {reason}" for reason in outcome["reasons"])]
+    console.result("\n".join(lines), outcome)
