@@ -805,6 +805,38 @@ class RegisterSettings(Section):
         return alias
 
 
+Limit = Annotated[float, Field(gt=0, le=100)]
+
+
+class DriftSettings(Section):
+    """From when on new rows count as others than those of training; null: that is not looked at."""
+
+    path: Paths | None = Field(
+        default=None,
+        description="Fresh files to look at, relative to the settings file; null: the files of the data that "
+        "the champion was not made from, or all of them where that is not known.",
+    )
+    psi: Limit | None = Field(
+        default=0.2, description="Population stability index of a numeric feature over about ten bins."
+    )
+    ks: Limit | None = Field(
+        default=0.2, description="Distance of Kolmogorov and Smirnov of a numeric feature."
+    )
+    labels: Limit | None = Field(default=0.2, description="Population stability index of the labels.")
+    lengths: Limit | None = Field(default=0.2, description="Population stability index of the lengths.")
+    unknown: Limit | None = Field(
+        default=0.05,
+        description="How much larger a share of a column's words or categories may be unknown to the model "
+        "than on the validation rows.",
+    )
+    sustained: int = Field(
+        default=1, ge=1, le=1_000, description="At how many looks in a row drift must be seen."
+    )
+    cooldown_days: float = Field(
+        default=0.0, ge=0, le=36_500, description="Days after an attempt for which drift is no reason."
+    )
+
+
 class RetrainSettings(Section):
     """What counts as a reason to train again; for `recurra retrain` and `recurra schedule`."""
 
@@ -824,6 +856,10 @@ class RetrainSettings(Section):
     )
     max_age_days: float | None = Field(
         default=None, gt=0, le=36_500, description="Days after which age alone is a reason; null: it is none."
+    )
+    drift: DriftSettings | None = Field(
+        default=None,
+        description="When new rows that differ from those of training are a reason; null: never.",
     )
 
 

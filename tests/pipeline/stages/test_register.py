@@ -22,7 +22,8 @@ from pipeline.backends import ledger, tracking, workspace
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
-from pipeline.stages.register import attach_report, models, register
+from pipeline.stages.register import attach_report, register
+from pipeline.versions import models
 from tests.pipeline.conftest import InProcess
 
 LABELS = ("a", "b", "c")

@@ -1,0 +1,108 @@
+"""New files against the rows that the champion was trained on.
+
+version ─ profile.json, encoding.json ─┐
+files ─────────────────────────────────┴─ watch, compare ─▶ shifts, those that count first
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.data.readers import File
+from components.errors import ModelError
+from components.evaluation.drift import Limits, compare
+from components.evaluation.watching import watch
+from components.served.encoding import Encoding
+from conf.schema import DriftSettings, Settings
+from pipeline.backends.registry import Registry, Version
+from pipeline.console import Console
+
+PROFILE, ENCODING = "profile.json", "artifacts/bundle/encoding.json"
+MOST_SHOWN = 20
+
+
+def drift(
+    settings: Settings, files: Sequence[File], *, version: Version, registry: Registry
+) -> dict[str, Any]:
+    """What differs, as `--json` prints it.
+
+    Args:
+        settings: what a row is, and in `retrain.drift` from when on a shift counts.
+        files: the new ones; labels are compared where they have them.
+        version: of the model whose training rows are compared with.
+        registry: where its files lie.
+
+    Raises:
+        DataError: files that cannot be read, or that hold no good row.
+        ModelError: the version does not say what its rows were like.
+    """
+    profile, encoding = (_read(registry, version, file) for file in (PROFILE, ENCODING))
+    limits = settings.retrain.drift or DriftSettings()
+    with tempfile.TemporaryDirectory(prefix="recurra-") as scratch:
+        found = watch(
+            files, settings, encoding=Encoding.from_json(encoding), profile=profile, scratch=scratch
+        )
+    shifts = compare(
+        profile,
+        found.seen,
+        Limits(
+            psi=limits.psi,
+            ks=limits.ks,
+            labels=limits.labels,
+            lengths=limits.lengths,
+            unknown=limits.unknown,
+        ),
+    )
+    return {
+        "model": version.uri,
+        "files": [file.shown for file in files],
+        "rows": found.seen.num_rows,
+        "bad_rows": found.num_bad,
+        "trained_on": profile["splits"]["train"]["rows"],
+        "drift": any(shift.counts for shift in shifts),
+        "shifts": [shift.to_json() for shift in shifts],
+    }
+
+
+def _read(registry: Registry, version: Version, file: str) -> dict[str, Any]:
+    text = registry.read(version, file)
+    if text is None:
+        raise ModelError(
+            f"{version.uri} does not say what its training rows were like: it has no {file}.",
+            hint="Versions that this release registers do; `recurra retrain --force` makes one.",
+        )
+    return json.loads(text)
+
+
+def sentences(found: Mapping[str, Any], *, most: int = 3) -> list[str]:
+    """The shifts that count, in words."""
+    told = [shift["sentence"] for shift in found["shifts"] if shift["counts"]]
+    more = [f"and {len(told) - most} more shifts."] if len(told) > most else []
+    return [*told[:most], *more]
+
+
+def show(found: Mapping[str, Any], *, console: Console) -> None:
+    """A table of the largest shifts, and the answer in one line."""
+    if not console.as_json:
+        rows = [
+            [
+                each["name"],
+                each["measure"],
+                f"{each['value']:.3f}",
+                "-" if each["limit"] is None else f"{each['limit']:g}",
+                f"{each['by_chance']:.3f}",
+                "drift" if each["counts"] else "",
+            ]
+            for each in found["shifts"][:MOST_SHOWN]
+        ]
+        console.table("", ["what", "measure", "value", "limit", "by chance", ""], rows)
+        if (left := len(found["shifts"]) - MOST_SHOWN) > 0:
+            console.note(f"and {left} more, all of them with --json")
+    if found["bad_rows"]:
+        console.warn(f"{found['bad_rows']:,} rows are bad and were left out; `recurra check` names them.")
+    counted = sum(each["counts"] for each in found["shifts"])
+    told = f"{counted} of {len(found['shifts'])} measures say drift" if counted else "No drift"
+    console.result(
+        f"{told}: {found['rows']:,} rows against the {found['trained_on']:,} of {found['model']}", found
+    )
