@@ -31,6 +31,7 @@ SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:.*@")
 # Keys that cannot stand together: the one above pushes the others out, so that a split can be stacked.
 RIVALS: dict[Key, tuple[str, ...]] = {("data", "split"): ("column", "by"), (*SPACE, "*"): tuple(KINDS)}
 SEARCHED_VECTORS = re.compile(r"data\.inputs\.[0-9]+\.vectors")
+PATHS: tuple[tuple[str, ...], ...] = (("data", "path"), ("retrain", "drift", "path"))
 
 
 def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Settings:
@@ -180,7 +181,7 @@ def _put(root: Entry, parts: list[str], entry: Entry, *, mistakes: Mistakes) -> 
 
 
 def _make_absolute(root: Entry, *, folder: str, mistakes: Mistakes) -> None:
-    """Resolve data.path, text or a list, and files of vectors against the folder of whoever says it."""
+    """Resolve paths, each text or a list, and files of vectors against the folder of whoever says them."""
     for key, item in _paths(root):
         if isinstance(item.value, str) and SECRET.match(item.value):
             # Settings are written beside the run and sent to the tracker.
@@ -192,9 +193,10 @@ def _make_absolute(root: Entry, *, folder: str, mistakes: Mistakes) -> None:
 
 def _paths(root: Entry) -> Iterator[tuple[Key, Entry]]:
     """The values that are paths, with their keys."""
-    if path := _reach(root, "data", "path"):
-        for _, item in _items(path) if isinstance(path.value, list | dict) else [("", path)]:
-            yield ("data", "path"), item
+    for named in PATHS:
+        if path := _reach(root, *named):
+            for _, item in _items(path) if isinstance(path.value, list | dict) else [("", path)]:
+                yield named, item
     if inputs := _reach(root, "data", "inputs"):
         for number, each in _items(inputs):
             if vectors := each.child("vectors"):

@@ -297,6 +297,20 @@ def retrain(
         sys.exit(GATE_REFUSED)
 
 
+@_with(recurra.command())
+@click.argument("conf", type=click.Path(path_type=Path))
+@click.argument("data", nargs=-1)
+@_settings_parameters[1]
+@_common
+def drift(conf: Path, data: Sequence[str], overrides: Sequence[str], common: Common) -> None:
+    """How DATA differs from the rows that CONF's champion was trained on.  [default: its new files]"""
+    from pipeline.jobs.drift import look, show
+
+    settings = _load([conf], overrides)
+    found = look(settings, list(data), storage=common.storage, tracking_uri=common.tracking_uri)
+    show(found, console=common.console)
+
+
 class _StartsUnlessNamed(_InOrder):
     """`recurra schedule CONF ...` beside `recurra schedule list` and the like."""
 

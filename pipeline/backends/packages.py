@@ -4,7 +4,7 @@ MLmodel               signature, metadata, input example
 pyfunc_model.py       opens the bundle with the bundle's own code (pipeline/templates)
 artifacts/bundle/     model, encoding, code
 requirements.txt      pinned
-settings.yaml  metrics.json  verdict.json
+settings.yaml  metrics.json  profile.json  verdict.json
 """
 
 import shutil
@@ -28,7 +28,7 @@ class Packaging:
     description: Mapping[str, Any]  # bundle.json
     columns: Mapping[str, int]  # how deep the lists of each column are: context 0, plain steps 1, vectors 2
     example: Mapping[str, Sequence[Any]]  # raw ragged rows by column
-    files: tuple[Path, ...]  # settings, scores; those that are there
+    files: tuple[Path, ...]  # settings, scores, what training rows were like; those that are there
 
 
 def save(packaging: Packaging, folder: Path, *, mlflow: Any, model: Any, run: str) -> None:
@@ -65,7 +65,8 @@ def save(packaging: Packaging, folder: Path, *, mlflow: Any, model: Any, run: st
         )
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)  # of reading the script
     for path in packaging.files:
-        shutil.copy(path, folder / path.name)
+        if path.exists():
+            shutil.copy(path, folder / path.name)
 
 
 def _signature(mlflow: Any, packaging: Packaging) -> Any:

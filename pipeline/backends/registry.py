@@ -224,12 +224,18 @@ class Registry:
 
     def read(self, version: Version, file: str) -> str | None:
         """A text file that stands beside the version's model, or None."""
-        place = self._place(version)
+        artifacts, uri, place = self.store.mlflow.artifacts, self.store.uri, self._place(version)
+        folder, _, name = f"{place}/{file}".rpartition("/")
+        try:
+            beside = self.store.patiently(
+                lambda client: artifacts.list_artifacts(artifact_uri=folder, tracking_uri=uri)
+            )
+        except Refused:
+            return None
+        if not any(Path(each.path).name == name for each in beside):
+            return None
         with tempfile.TemporaryDirectory(prefix="recurra-file-") as scratch:
-            try:
-                return Path(self._copied(f"{place}/{file}", scratch)).read_text("utf8")
-            except (Refused, OSError):
-                return None
+            return Path(self._download_to(scratch, f"{folder}/{name}")).read_text("utf8")
 
     def inputs(self, version: Version) -> dict[str, dict[str, Any]]:
         """What data the version's run told of, by split: digest, rows and steps."""
@@ -326,6 +332,10 @@ class Registry:
         )
         if not there:
             raise Refused("they are not there.")
+        return self._download_to(scratch, place)
+
+    def _download_to(self, scratch: str, place: str) -> str:
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
         return self.store.patiently(
             lambda client: artifacts.download_artifacts(
                 artifact_uri=place, dst_path=scratch, tracking_uri=uri

@@ -7,19 +7,59 @@ files ────────────────────────�
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from components.data.readers import File
-from components.errors import ModelError
+from components.data.readers import File, expand
+from components.errors import DataError, ModelError
 from components.evaluation.drift import Limits, compare
 from components.evaluation.watching import watch
 from components.served.encoding import Encoding
 from conf.schema import DriftSettings, Settings
-from pipeline.backends.registry import Registry, Version
+from pipeline.backends import workspace
+from pipeline.backends.registry import RUN_TAG, Registry, Version
+from pipeline.backends.tracking import Store
+from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
+from pipeline.run import data_files
 
 PROFILE, ENCODING = "profile.json", "artifacts/bundle/encoding.json"
 MOST_SHOWN = 20
+PATIENCE_SECONDS = 20.0
+
+
+def look(settings: Settings, data: Sequence[str], *, storage: Path, tracking_uri: str) -> dict[str, Any]:
+    """The champion's training rows against these files, or against the new ones of the data.
+
+    Raises:
+        ModelError: there is no champion.
+        DataError: there are no files.
+    """
+    registry = Registry(Store(tracking_uri, patience=PATIENCE_SECONDS))
+    version = registry.resolve(f"models:/{settings.name}@{settings.registration.alias}")
+    if data:
+        files = expand(list(data), settings.data.format)
+    elif not (files := files_to_watch(settings, version, storage=storage)):
+        raise DataError(
+            f"Every file of the data is one that {version.uri} was made from.",
+            hint="Name new ones after the settings file.",
+        )
+    return drift(settings, files, version=version, registry=registry)
+
+
+def files_to_watch(settings: Settings, champion: Version, *, storage: Path) -> list[File]:
+    """Those named for drift, or those of the data that the champion was not made from, as far as is known."""
+    rules = settings.retrain.drift
+    if rules is not None and rules.path is not None:
+        paths = [rules.path] if isinstance(rules.path, str) else list(rules.path)
+        return expand(paths, settings.data.format)
+    files = data_files(settings)
+    folder = RunFolder(storage / settings.name / champion.tags.get(RUN_TAG, ""))
+    if not (folder.path / workspace.RUN).exists():
+        return files
+    known = set(folder.stage("prepare").get("inputs", {}).get("data", {}).values())
+    digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
+    return [file for file in files if digests[file.shown] not in known]
 
 
 def drift(

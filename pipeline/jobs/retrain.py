@@ -3,7 +3,8 @@
     champion, files, earlier looks ─ look ─▶ no reason: skipped
                                         └──▶ reasons: run ─▶ promoted | kept | rejected
 
-<storage>/<name>/retrain.jsonl   {"at", "sources", "reasons", "verdict", "run_id"}: one line for every look
+<storage>/<name>/retrain.jsonl   one line for every look: {"at", "sources", "watched", "drift", "reasons",
+                                 "notes", "verdict", "run_id"}
 
 Rows that a run has already been made from are not new, whether its model became champion or not.
 """
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pipeline.backends import journals, workspace
 from pipeline.backends.registry import Registry, Version
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
+from pipeline.jobs.drift import drift, files_to_watch, sentences
 from pipeline.outcomes import as_data
 from pipeline.outcomes import show as show_run
 from pipeline.run import Surroundings, data_digests, data_files, execute
@@ -37,6 +40,8 @@ class Look:
 
     champion: Version | None
     sources: str  # fingerprint of the files' content
+    watched: str = ""  # the same of the files that were looked at for drift
+    drift: bool | None = None  # None: not looked for
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -74,10 +79,10 @@ def retrain(
 
 def look(settings: Settings, *, around: Surroundings, journal: Sequence[Mapping[str, Any]]) -> Look:
     """Every reason to train now."""
-    store = Store(around.tracking_uri, patience=PATIENCE_SECONDS)
+    registry = Registry(Store(around.tracking_uri, patience=PATIENCE_SECONDS))
     champion = None
-    if not store.is_empty:
-        champion = Registry(store).by_alias(settings.name, settings.registration.alias)
+    if not registry.store.is_empty:
+        champion = registry.by_alias(settings.name, settings.registration.alias)
     sources = workspace.fingerprint(data_digests(settings, storage=around.storage))
     found = Look(champion, sources)
     if champion is None:
@@ -87,6 +92,8 @@ def look(settings: Settings, *, around: Surroundings, journal: Sequence[Mapping[
     rows: Callable[[], int] = lambda: num_rows(settings, console=around.console)  # noqa: E731
     _new_rows(found, champion, runs, settings, rows=rows)
     _age(found, champion, runs, settings.retrain)
+    if settings.retrain.drift is not None:
+        _drift(found, champion, journal, settings, registry=registry, storage=around.storage)
     return found
 
 
@@ -136,14 +143,54 @@ def _age(found: Look, champion: Version, runs: Sequence[Mapping[str, Any]], rule
     if rules.max_age_days is None:
         return
     # A run whose model was not better shows that age alone is no fault.
-    times = [champion.created, *(entry["at"] for entry in runs)]
-    age = datetime.now(UTC) - max(map(datetime.fromisoformat, times))
-    days = age / timedelta(days=1)
+    days = min(_days_since(at) for at in [champion.created, *(entry["at"] for entry in runs)])
     told = f"{days:.1f} days since version {champion.number} or the last attempt at a better one"
     if days > rules.max_age_days:
         found.reasons.append(f"It is {told}, and {rules.max_age_days:g} are allowed.")
     else:
         found.notes.append(f"It is {told}.")
+
+
+def _drift(
+    found: Look,
+    champion: Version,
+    journal: Sequence[Mapping[str, Any]],
+    settings: Settings,
+    *,
+    registry: Registry,
+    storage: Path,
+) -> None:
+    rules = settings.retrain.drift
+    assert rules is not None
+    files = files_to_watch(settings, champion, storage=storage)
+    if not files:
+        found.notes.append(f"There are no files that version {champion.number} was not made from.")
+        return
+    digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
+    found.watched = workspace.fingerprint(digests)
+    seen = drift(settings, files, version=champion, registry=registry)
+    found.drift = seen["drift"]
+    if not found.drift:
+        found.notes.append(f"No drift in {seen['rows']:,} rows.")
+        return
+    told = f"{seen['rows']:,} rows differ from those of training. {' '.join(sentences(seen))}"
+    runs = [entry for entry in journal if entry.get("run_id")]
+    earlier = list(takewhile(lambda entry: entry.get("drift"), reversed(journal)))
+    made = next((entry for entry in reversed(runs) if entry.get("watched") == found.watched), None)
+    if made is not None:
+        found.notes.append(f"Run {made['run_id']} was made with these rows at hand. {told}")
+    elif len(earlier) + 1 < rules.sustained:
+        looks = f"{len(earlier) + 1} of {rules.sustained} looks in a row"
+        found.notes.append(f"Drift at {looks}: {told}")
+    elif runs and (days := _days_since(runs[-1]["at"])) < rules.cooldown_days:
+        rest = f"{days:.1f} of {rules.cooldown_days:g} days since the last attempt"
+        found.notes.append(f"Drift, but it is {rest}: {told}")
+    else:
+        found.reasons.append(f"Drift: {told}")
+
+
+def _days_since(iso: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(iso)) / timedelta(days=1)
 
 
 def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> None:
@@ -152,6 +199,8 @@ def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> N
         {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "sources": found.sources,
+            "watched": found.watched,
+            "drift": found.drift,
             "reasons": found.reasons,
             "notes": found.notes,
             "verdict": verdict,

@@ -163,7 +163,12 @@ class _Registration:
             description=self.about,
             columns=bundles.encoding(self.folder.bundle).depths,
             example=examples(self.folder.data / "test", most=NUM_EXAMPLES).columns(self.about["id"]),
-            files=(self.folder.settings, self.folder.evaluation / "metrics.json", verdict),
+            files=(
+                self.folder.settings,
+                self.folder.evaluation / "metrics.json",
+                self.folder.data / "profile.json",
+                verdict,
+            ),
         )
         key = self.folder.run_id
         model = self.registry.log(packaging, run=run, experiment=experiment, key=key)
