@@ -23,6 +23,7 @@ DEFAULT_STORAGE = "runs"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 GATE_REFUSED = 4
 MAX_FOLDS = 100
+STARTED = "start"  # of a group's commands the one that needs no name
 
 Command = Callable[..., Any]
 
@@ -316,8 +317,13 @@ class _StartsUnlessNamed(_InOrder):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = ["start", *args]
+            args = [STARTED, *args]
         return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Those of the command that is meant when none is named, and then the others."""
+        self.commands[STARTED].format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
 
 
 @recurra.group(cls=_StartsUnlessNamed, subcommand_metavar="CONF... | COMMAND [ARGS]...")
@@ -691,6 +697,18 @@ def schema(reference: bool) -> None:
     from conf.reference import page
 
     click.echo(page() if reference else json.dumps(json_schema(), indent=1))
+
+
+def every_command() -> dict[str, click.Command]:
+    """Each command by what is written for it; a group stands for the one it starts when none is named."""
+    found: dict[str, click.Command] = {}
+    for name, command in recurra.commands.items():
+        if isinstance(command, click.Group):
+            found[name] = command.commands[STARTED]
+            found |= {f"{name} {each}": inner for each, inner in command.commands.items() if each != STARTED}
+        else:
+            found[name] = command
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from conf.reference import page
-from pipeline.cli import recurra
+from pipeline.cli import every_command
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 
@@ -47,10 +47,10 @@ def pages() -> dict[Path, str]:
 
 def _sections() -> Iterator[str]:
     common = _common_options()
-    takers = [f"`{name}`" for name, command in recurra.commands.items() if _names(command) >= common.keys()]
+    takers = [f"`{name}`" for name, command in every_command().items() if _names(command) >= common.keys()]
     yield f"\n## Common options\n\nTaken by {', '.join(takers)}.\n{TABLE_HEAD}"
     yield from common.values()
-    for name, command in recurra.commands.items():
+    for name, command in every_command().items():
         context = click.Context(command, info_name=f"recurra {name}")
         usage = " ".join(command.collect_usage_pieces(context))
         yield f"\n## {name}\n\n```\nrecurra {name} {usage}\n```\n\n{command.help or ''}\n"
@@ -62,7 +62,7 @@ def _sections() -> Iterator[str]:
 
 def _common_options() -> dict[str, str]:
     """The rows that most commands share, by the option's name."""
-    tables = [_rows(command) for command in recurra.commands.values()]
+    tables = [_rows(command) for command in every_command().values()]
     shared = Counter(row for table in tables for row in table.items())
     return {name: row for (name, row), count in shared.items() if count > 0.8 * len(tables)}
 

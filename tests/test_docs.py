@@ -11,7 +11,7 @@ import click
 from ruamel.yaml import YAML
 
 from conf.schema import DropoutSettings, ModelSettings, Section, Settings, TrainSettings
-from pipeline.cli import recurra
+from pipeline.cli import every_command
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 OUR_PATH = re.compile(r"`((?:benchmarks|components|conf|docs|examples|pipeline|scripts|tests)/[\w./-]+)`")
@@ -60,7 +60,7 @@ def test_every_page_can_be_reached_from_the_index(root: Path) -> None:
 
 def test_every_command_and_option_is_named(root: Path) -> None:
     text = (root / "docs" / "reference" / "commands.md").read_text("utf8")
-    for name, command in recurra.commands.items():
+    for name, command in every_command().items():
         assert f"\n## {name}\n" in text
         for parameter in command.params:
             if isinstance(parameter, click.Option):
@@ -68,10 +68,13 @@ def test_every_command_and_option_is_named(root: Path) -> None:
 
 
 def test_commands_shown_exist_with_their_options(root: Path) -> None:
+    commands = every_command()
     for document in documents(root):
         for name, rest in COMMAND_LINE.findall(document.read_text("utf8")):
-            assert name in recurra.commands, f"{document.name}: recurra {name}"
-            known = {option for parameter in recurra.commands[name].params for option in parameter.opts}
+            inner = f"{name} {rest.split()[0]}" if rest.split() else name
+            command = commands.get(inner) or commands.get(name)
+            assert command is not None, f"{document.name}: recurra {name}"
+            known = {option for parameter in command.params for option in parameter.opts}
             for option in re.findall(r"(?<= )--?[a-z-]+", rest.partition("#")[0]):
                 assert option in known | {"--help"}, f"{document.name}: recurra {name} {option}"
 
