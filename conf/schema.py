@@ -13,7 +13,7 @@
 `conf.load.load` makes a Settings from YAML files. Values are strict: text is never taken for a number.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
@@ -771,11 +771,46 @@ def _has_floor(value: object) -> object:
 FloorMetric = Annotated[Literal["accuracy", "macro_f1", "sequence_accuracy"], BeforeValidator(_has_floor)]
 
 
+def _has_ceiling(value: object) -> object:
+    if isinstance(value, str) and value in get_args(Metric) and value not in SMALLER_IS_BETTER:
+        raise conflict(f"{value} is better when it is larger, so it has no ceiling")
+    return value
+
+
+CeilingMetric = Annotated[Literal["loss", "ece"], BeforeValidator(_has_ceiling)]
+Floor = Annotated[float, Field(ge=0, le=1)]
+
+
 class GateSettings(Section):
     """What a model must reach to be promoted."""
 
-    floors: dict[FloorMetric, Annotated[float, Field(ge=0, le=1)]] = Field(
+    floors: dict[FloorMetric, Floor] = Field(
         default={}, description="For each metric named, the least value on the test rows."
+    )
+    ceilings: dict[CeilingMetric, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="For each metric named, the largest value on the test rows."
+    )
+    slices: dict[Annotated[str, Field(min_length=1)], dict[FloorMetric, Floor]] = Field(
+        default={},
+        description="Floors on parts of the test rows: for each slice, or family of slices, the least value "
+        "of each metric named. A floor on a family holds for each of its slices.",
+    )
+    examples: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="The share of the behaviour examples, where there are any, that must come out right.",
+    )
+    max_size_mb: float | None = Field(
+        default=None,
+        gt=0,
+        description="The most megabytes that the model may take on disk; null: any number.",
+    )
+    max_latency_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="Milliseconds within which 95 of 100 test rows, asked one at a time, must be answered on "
+        "the machine that evaluates; null: not measured.",
     )
     better_on: Metric = Field(
         default="accuracy", description="The metric on which it must beat the champion."
@@ -862,6 +897,8 @@ class Settings(Section):
             _refuse_sequence_accuracy(section.better_on, at="better_on")
             for metric in section.floors:
                 _refuse_sequence_accuracy(metric, at=f"floors.{metric}")
+            for metric in {metric for floors in section.slices.values() for metric in floors}:
+                _refuse_sequence_accuracy(metric, at="slices")
         return section
 
 

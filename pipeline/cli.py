@@ -212,6 +212,21 @@ _search_options = (
 )
 
 
+def _reason_given(ctx: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """An override stands in the ledger for good, so it says why."""
+    if text is not None and not text.strip():
+        raise click.BadParameter("say why: the text must not be empty", ctx=ctx, param=parameter)
+    return text if text is None else text.strip()
+
+
+_override_option = click.option(
+    "--override",
+    metavar="TEXT",
+    callback=_reason_given,
+    help="Promote the model whatever the gate says, and keep TEXT, the reason, with the version.",
+)
+
+
 def _run_until(
     stage: str, conf: Sequence[Path], overrides: Sequence[str], *, common: Common, **asked: Any
 ) -> None:
@@ -233,7 +248,7 @@ def _run_until(
     metavar="K",
     help="Cross-validate instead: prepare, train and evaluate K folds in turn; nothing is registered.",
 )
-@_with(_gpu_option, *_search_options)
+@_with(_gpu_option, *_search_options, _override_option)
 @_common
 def run(
     conf: Sequence[Path], overrides: Sequence[str], folds: int | None, common: Common, **asked: Any
@@ -242,6 +257,8 @@ def run(
     if folds is None:
         _run_until("register", conf, overrides, common=common, **asked)
         return
+    if asked["override"] is not None:
+        raise click.UsageError("--folds registers nothing, so there is nothing to --override.")
     from pipeline.folds import run_folds, show
 
     around = _surroundings(common, **asked)
@@ -272,6 +289,7 @@ _stage_command(
     "Register the model in MLflow, and promote it if it passes its gate and beats the champion.",
     _gpu_option,
     *_search_options,
+    _override_option,
 )
 
 

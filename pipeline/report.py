@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.evaluation import charts
+from components.evaluation import charts, verdicts
 from components.training.progress import MUCH_WAITING, waiting_share
 from conf.schema import Settings
 from pipeline import sweep_report
@@ -54,12 +54,14 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     baselines = (_read(folder.evaluation / "baselines.json") or {}).get("baselines", [])
     stages = [{"name": name, "seconds": None, "reason": "", **each} for name, each in run["stages"].items()]
     state, sentence = _state(stages)
+    verdict = _read(folder.evaluation / "verdict.json")
     return {
         "name": run["name"],
         "run_id": run["run_id"],
         "started": run["started"][:16].replace("T", " "),
         "task": settings.task,
-        "verdict": _read(folder.evaluation / "verdict.json"),
+        "verdict": verdict,
+        "rules": {"header": verdicts.HEADER, "rows": verdicts.rows(verdict or {})},
         "model": (folder.summary("register") or {}).get("model"),
         "state": state,
         "state_sentence": sentence,

@@ -72,7 +72,16 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "tune": (*TRAINING, "components.tuning", "conf.points", "pipeline.stages.search", "pipeline.stages.tune"),
     "train": TRAINING,
     "evaluate": ("components.evaluation", "components.metrics", "pipeline.stages.evaluate"),
-    "register": ("components.evaluation.comparison", "pipeline.stages.register"),
+    "register": (
+        "components.evaluation.comparison",
+        "components.evaluation.latencies",
+        "components.evaluation.requirements",
+        "components.evaluation.rivals",
+        "components.evaluation.sample_sizes",
+        "components.evaluation.verdicts",
+        "pipeline.stages.judging",
+        "pipeline.stages.register",
+    ),
 }
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pyarrow", "numpy"),
@@ -106,6 +115,7 @@ class Plan:
     keys: dict[str, str]
     stages: tuple[Planned, ...]
     folder: RunFolder | None
+    override: bool = False
 
     @property
     def nothing_to_do(self) -> bool:
@@ -115,6 +125,11 @@ class Plan:
     def runs(self, name: str) -> bool:
         """Whether this stage would run."""
         return any(stage.name == name and stage.source is None for stage in self.stages)
+
+    def is_fulfilled(self, folder: RunFolder) -> bool:
+        """Whether a run has every result wanted."""
+        done = all(folder.is_done(stage.name, stage.key) for stage in self.stages)
+        return done and (not self.override or _is_promoted(folder))
 
 
 @dataclass(frozen=True)
@@ -147,10 +162,20 @@ class Surroundings:
     require_gpu: bool = False  # training without one is refused
     new_search: bool = False  # an unfinished search over other settings is left as it is
     reuse: str | None = None  # the run whose trials count in a new search
+    override: str | None = None  # why a model is to be promoted that the gate would not promote
 
 
-def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = STAGES[-1]) -> Plan:
+def plan(
+    settings: Settings,
+    *,
+    storage: Path,
+    tracking_uri: str,
+    until: str = STAGES[-1],
+    override: bool = False,
+) -> Plan:
     """What would run, up to and with the stage `until`, and why.
+
+    With `override` a model that the gate did not promote is judged again.
 
     Raises:
         DataError: there is no data, or no file of vectors, at the path.
@@ -169,7 +194,10 @@ def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = S
     stages: list[Planned] = []
     for name in [name for name in inputs if STAGES.index(name) <= STAGES.index(until)]:
         source = next((folder for folder in [*same, *earlier] if folder.is_done(name, keys[name])), None)
-        if source is not None:
+        if name == "register" and override and source is not None and not _is_promoted(source):
+            reason = f"run {source.run_id} was not promoted, and this is overridden"
+            source = None
+        elif source is not None:
             reason = f"unchanged since run {source.run_id}"
         else:
             above_it = next(
@@ -177,7 +205,11 @@ def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = S
             )
             reason = _reason(name, keys[name], inputs[name], earlier) or f"{above_it} runs anew"
         stages.append(Planned(name, keys[name], inputs[name], reason, source))
-    return Plan(settings.name, storage, keys, tuple(stages), same[0] if same else None)
+    return Plan(settings.name, storage, keys, tuple(stages), same[0] if same else None, override)
+
+
+def _is_promoted(folder: RunFolder) -> bool:
+    return (folder.summary("register") or {}).get("verdict") == "promoted"
 
 
 def stages_of(settings: Settings) -> tuple[str, ...]:
@@ -296,10 +328,21 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         ClusterError: a GPU is required to train and there is none; nothing was written.
         SettingsError: a GPU is required and the settings ask for CPUs.
     """
-    planned = plan(settings, storage=around.storage, tracking_uri=around.tracking_uri, until=until)
+    planned = plan(
+        settings,
+        storage=around.storage,
+        tracking_uri=around.tracking_uri,
+        until=until,
+        override=around.override is not None,
+    )
     if planned.nothing_to_do and planned.folder is not None:
         if tracking.has_unsent(planned.folder, around.tracking_uri):
             tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
+        if planned.override:
+            around.console.note(
+                f"The override was not used: run {planned.folder.run_id} was promoted before. "
+                "`recurra promote` brings back a version that another one has replaced."
+            )
         return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
     reuse = None
     if planned.runs("tune"):
@@ -416,7 +459,7 @@ def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
     for folder in workspace.runs(planned.storage, planned.name):
         ours = _fits(folder, planned) and stack.enter_context(folder.held())
         # Asked once it is held: another process may have finished it since the plan was made.
-        if ours and not all(folder.is_done(stage.name, stage.key) for stage in planned.stages):
+        if ours and not planned.is_fulfilled(folder):
             folder.update(plan=planned.keys)
             return folder
     libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
@@ -595,7 +638,7 @@ class _Work:
             self.tracker.start_proof(self.stack)
 
     def _register(self, stage: Planned) -> dict[str, Any]:
-        return register(self.settings, tracker=self.tracker, **self.shared)
+        return register(self.settings, tracker=self.tracker, override=self.around.override, **self.shared)
 
 
 def resources(devices: str) -> tuple[int, int | str]:

@@ -1,6 +1,6 @@
 """register: the bundle as a version in MLflow, and as champion if it passes its gate.
 
-    judge ── floors missed ──▶ rejected: nothing is registered
+    judge ── a limit missed ──▶ rejected: nothing is registered
       │
       ▼
     log, create a version ──▶ prove it in a fresh process
@@ -12,7 +12,8 @@
       ▼
     `previous`, the alias, the ledger ──▶ promoted
 
-Every step can be repeated: a run killed anywhere in here goes on from what it finds.
+Every step can be repeated: a run killed anywhere in here goes on from what it finds. With an override the
+model goes on to its promotion where the gate would have rejected or kept it.
 """
 
 import json
@@ -31,16 +32,16 @@ from conf.load import resolved
 from conf.schema import Settings
 from pipeline.backends import ledger, workspace
 from pipeline.backends.cluster import Cluster
+from pipeline.backends.deliveries import MAX_TAG
 from pipeline.backends.ledger import Change
 from pipeline.backends.registry import DIGEST_TAG, MODEL_TAG, RUN_TAG, Packaging, Registry, Version
 from pipeline.backends.tracking import Store, Tracker
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
+from pipeline.stages.judging import METRICS_TAG, Judge, data_tags
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from components.evaluation.comparison import Verdict
+    from components.evaluation.verdicts import Verdict
 
 CODE = ("conf", "components", "pipeline")
 PREVIOUS = "previous"
@@ -49,9 +50,18 @@ NUM_EXAMPLES, NUM_PROVEN = 3, 64
 
 
 def register(
-    settings: Settings, *, folder: RunFolder, cluster: Cluster, tracker: Tracker, console: Console
+    settings: Settings,
+    *,
+    folder: RunFolder,
+    cluster: Cluster,
+    tracker: Tracker,
+    console: Console,
+    override: str | None = None,
 ) -> dict[str, Any]:
     """Judge the run's model, register and perhaps promote it; what run.json keeps of it.
+
+    Args:
+        override: why the model is to be promoted whatever the gate says; None leaves it to the gate.
 
     Raises:
         TrackerError: MLflow stayed away for longer than the tracker's patience.
@@ -64,7 +74,7 @@ def register(
     with ExitStack() as stack:
         if tracker.proof is None:
             tracker.start_proof(stack)
-        return _Registration(settings, folder, cluster, tracker, console).run()
+        return _Registration(settings, folder, cluster, tracker, console, override).run()
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,21 @@ class _Registration:
         cluster: Cluster,
         tracker: Tracker,
         console: Console,
+        override: str | None,
     ) -> None:
         self.settings, self.folder, self.cluster = settings, folder, cluster
         self.tracker, self.console = tracker, console
         self.registry = Registry(tracker.store)
         self.about = bundles.describe(folder.bundle)
         self.name, self.alias = settings.name, settings.registration.alias
+        self.judge = Judge(
+            settings,
+            folder=folder,
+            cluster=cluster,
+            registry=self.registry,
+            console=console,
+            override=override,
+        )
 
     def run(self) -> dict[str, Any]:
         """Judge, register, prove, promote: drawn at the top of this file."""
@@ -99,7 +118,7 @@ class _Registration:
             champion = self.registry.by_alias(self.name, self.alias)
             if champion is not None and champion.tags.get(RUN_TAG) == self.folder.run_id:
                 return self._already(champion)
-            judged = self._judge(champion)
+            judged = _Judged(self.judge.verdict(champion), champion)
             self._write(judged.verdict)
             if judged.verdict.decision == "rejected":
                 return self._summary(judged.verdict.to_json(), None)
@@ -110,45 +129,6 @@ class _Registration:
             if judged.verdict.decision == "kept" or self._promote(version, judged):
                 return self._summary(judged.verdict.to_json(), version)
             self.console.note("Another run became champion meanwhile: comparing with that one.")
-
-    def _judge(self, champion: Version | None) -> _Judged:
-        import pyarrow.parquet as pq
-
-        from components.evaluation.comparison import decide
-
-        challenger = pq.read_table(self.folder.evaluation / "predictions.parquet")
-        terms: dict[str, Any] = {
-            "task": self.settings.task,
-            "labels": self.about["labels"],
-            "floors": self.settings.gate.floors,
-            "better_on": self.settings.gate.better_on,
-            "confidence": self.settings.gate.confidence,
-            "bootstrap": self.settings.evaluate.bootstrap,
-        }
-        if champion is None:
-            return _Judged(decide(challenger, None, **terms), None)
-        verdict = decide(challenger, None, comparable="it was not asked", **terms)
-        if verdict.decision == "rejected":
-            return _Judged(verdict, champion)
-        self.console.note(f"Comparing with {champion.uri}, the {self.alias}, on the same rows")
-        answers, reason = self._champion_answers(champion)
-        return _Judged(decide(challenger, answers, comparable=reason, **terms), champion)
-
-    def _champion_answers(self, champion: Version) -> tuple["pa.Table | None", str | None]:
-        """Its predictions on this run's test rows, made now; or why there are none."""
-        import pyarrow.parquet as pq
-
-        from components.evaluation import rivals
-
-        try:
-            with self.registry.fetch(champion, parent=self.folder.path) as bundle:
-                if (reason := rivals.incomparable(bundle, self.folder.bundle)) is not None:
-                    return None, reason
-                out = self.folder.evaluation / f"champion-{champion.number}.parquet"
-                self.cluster.worker().call(rivals.answer, bundle=bundle, data=self.folder.data, out=out)
-                return pq.read_table(out), None
-        except ModelError as error:
-            return None, error.message.rstrip(".")
 
     def _version(self, judged: _Judged) -> Version:
         """The run's version with this verdict: logged and created now, or found from before."""
@@ -171,18 +151,15 @@ class _Registration:
         return version
 
     def _lineage(self) -> dict[str, str]:
-        manifest = json.loads((self.folder.data / "manifest.json").read_text("utf8"))
         root = Path(bundles.__file__).parents[1]
         sources = [path for name in CODE for path in (root / name).rglob("*.py")]
         scores = json.loads((self.folder.evaluation / "metrics.json").read_text("utf8"))
         return {
             DIGEST_TAG: self.about["digest"],
-            "recurra.data_digest": workspace.fingerprint(
-                [manifest["splits"], manifest["inputs"], manifest["context"]]
-            ),
+            **data_tags(self.folder),
             "recurra.settings_hash": workspace.fingerprint(resolved(self.settings)),
             "recurra.code_version": f"{metadata.version('recurra')}+{workspace.code_digest(sources)[:12]}",
-            "recurra.metrics": json.dumps(scores["test"]),
+            METRICS_TAG: json.dumps(scores["test"]),
         }
 
     def _prove(self, version: Version) -> None:
@@ -238,6 +215,8 @@ class _Registration:
         workspace.write_json(path, verdict.to_json())
         self.tracker.log_artifact(path, folder="evaluation")
         self.tracker.log_tags({"verdict": verdict.decision, "reasons": " ".join(verdict.reasons)})
+        if verdict.overridden:
+            self.tracker.log_tags({"override": verdict.override})
 
     def _summary(self, verdict: Mapping[str, Any], version: Version | None) -> dict[str, Any]:
         summary = {"verdict": verdict["decision"], "reasons": list(verdict["reasons"])}
@@ -251,9 +230,15 @@ class _Registration:
 
 
 def _verdict_tags(judged: _Judged) -> dict[str, str]:
+    from components.evaluation.verdicts import compact
+
+    verdict = judged.verdict
     return {
-        "verdict": judged.verdict.decision,
-        "recurra.reasons": json.dumps(list(judged.verdict.reasons), ensure_ascii=False),
+        "verdict": verdict.decision,
+        "recurra.outcome": verdict.outcome,
+        "recurra.verdict": compact(verdict, most=MAX_TAG),
+        "recurra.override": verdict.override if verdict.overridden else "",
+        "recurra.reasons": json.dumps(list(verdict.reasons), ensure_ascii=False),
         "recurra.parent_champion": "" if judged.champion is None else str(judged.champion.number),
     }
 
