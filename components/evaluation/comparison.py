@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from components.evaluation.answers import Answers, read
 from components.evaluation.intervals import Interval, Resamples, interval, resample
-from components.evaluation.requirements import Measured, beside, bounds, least, most, shown
+from components.evaluation.requirements import Found, Measured, beside, bounds, ceiling, floor, shown
 from components.evaluation.sample_sizes import to_tell
 from components.evaluation.scoring import measure, number
 from components.evaluation.verdicts import Decision, Obstacle, Outcome, Rule, Verdict
@@ -85,7 +85,7 @@ def decide(
         return case.end("kept", "not comparable", [*rules, _incomparable(obstacle)], hint=obstacle.hint)
     if champion is None:
         told = "This is the first model: there is no champion yet."
-        rules.append(Rule("champion", True, told, "none, or one that is beaten", "none yet"))
+        rules.append(Rule("champion", True, told, "a champion to beat", "none yet"))
         return case.end("promoted", "first", rules)
     return case.against(read(champion, task=task, labels=labels), rules)
 
@@ -118,7 +118,7 @@ class _Case:
     def metric(self) -> str:
         return self.gate.better_on
 
-    def measure(self, name: str) -> tuple[float | None, float | None, float | None]:
+    def measure(self, name: str) -> Found:
         """A metric of the new model with its bounds."""
         scores = measure(
             self.answers,
@@ -166,15 +166,11 @@ class _Case:
     def limits(self) -> list[Rule]:
         """The rules on the test rows as a whole."""
         confidence = self.gate.confidence
-        floors = [
-            least(name, *self.measure(name), limit, confidence=confidence)
-            for name, limit in self.gate.floors.items()
+        floors, ceilings = self.gate.floors.items(), self.gate.ceilings.items()
+        return [
+            *(floor(name, self.measure(name), least, confidence=confidence) for name, least in floors),
+            *(ceiling(name, self.measure(name), most, confidence=confidence) for name, most in ceilings),
         ]
-        ceilings = [
-            most(name, *self.measure(name), limit, confidence=confidence)
-            for name, limit in self.gate.ceilings.items()
-        ]
-        return [*floors, *ceilings]
 
     def against(self, champion: Answers, rules: Sequence[Rule]) -> Verdict:
         """The verdict where a champion answered the same rows."""
@@ -194,20 +190,17 @@ class _Case:
             return self.end("kept", "not better", [*rules, rule], **more)
         better = self._better(value, theirs, found)
         lack = self._lack(num_differing, theirs, found)
-        if not lack and (better.holds or found.high < 0 or found.low > 0):
-            decided: tuple[Decision, Outcome] = (
-                ("promoted", "better") if better.holds else ("kept", "not better")
-            )
-            return self.end(*decided, [*rules, better], **more)
-        needed = self._needed(value - theirs, resamples, num_differing)
-        more["num_sequences_needed"] = needed
+        if better.holds and not lack:
+            return self.end("promoted", "better", [*rules, better], **more)
+        if not lack and (found.low > 0 or found.high < 0):
+            return self.end("kept", "not better", [*rules, better], **more)
+        needed = more["num_sequences_needed"] = self._needed(value - theirs, resamples, num_differing)
         told = _would_tell(needed, value - theirs)
         if not lack:
             return self.end("kept", "not better", [*rules, better], **more).with_note(told)
         asked = "a difference other than zero" if needed is None else f"about {needed:,} test sequences"
-        rule = Rule(
-            "enough data", False, f"Too little data to tell: {lack}. {told}", asked, f"{len(self.answers):,}"
-        )
+        lacking = f"Too little data to tell: {lack}. {told}"
+        rule = Rule("enough data", False, lacking, asked, f"{_num_independent(self.answers):,}")
         return self.end("kept", "too little data", [*rules, better, rule], hint=LITTLE_HINT, **more)
 
     def _num_differing(self, champion: Answers) -> int:

@@ -17,6 +17,7 @@ from conf.schema import GateSettings
 NUM_SHOWN = 30
 
 Slices = Mapping[str, Sequence[Mapping[str, Any]]]
+Found = tuple[float | None, float | None, float | None]  # a score and its bounds
 
 
 @dataclass(frozen=True)
@@ -41,54 +42,46 @@ def beside(gate: GateSettings, measured: Measured) -> Iterator[Rule]:
         yield _latency(gate.max_latency_ms, measured.latency)
 
 
-def least(
+def floor(metric: str, found: Found, least: float, *, confidence: float, part: str = "") -> Rule:
+    """Whether the value itself reaches the floor; its interval is only told. `part` is a slice's name."""
+    value = found[0]
+    holds = value is not None and value >= least
+    words = f"{'reaches' if holds else 'misses'} the floor of {least:g}", f"at least {least:g}"
+    name = "slice" if part else "floor"
+    return _limit(name, holds, metric, found, least, words, confidence=confidence, part=part)
+
+
+def ceiling(metric: str, found: Found, most: float, *, confidence: float) -> Rule:
+    """Whether the value itself stays under the ceiling; its interval is only told."""
+    value = found[0]
+    holds = value is not None and value <= most
+    words = f"{'stays under' if holds else 'is over'} the ceiling of {most:g}", f"at most {most:g}"
+    return _limit("ceiling", holds, metric, found, most, words, confidence=confidence)
+
+
+def _limit(
+    name: str,
+    holds: bool,
     metric: str,
-    value: float | None,
-    low: float | None,
-    high: float | None,
+    found: Found,
     limit: float,
+    words: tuple[str, str],
     *,
     confidence: float,
     part: str = "",
 ) -> Rule:
-    """Whether the value itself reaches a floor; its interval is only told. `part` is a slice's name."""
-    holds = value is not None and value >= limit
-    told = f"{metric} {shown(value)}{bounds(low, high, confidence)}"
+    """The rule that a limit makes; `words` are what the value does, and what was asked."""
+    value, low, high = found
+    does, asked = words
     where = f" on {part}" if part else ""
     return Rule(
-        name="slice" if part else "floor",
+        name=name,
         holds=holds,
-        sentence=f"{told}{where} {'reaches' if holds else 'misses'} the floor of {limit:g}.",
-        asked=f"at least {limit:g}",
+        sentence=f"{metric} {shown(value)}{bounds(low, high, confidence)}{where} {does}.",
+        asked=asked,
         found=f"{shown(value)}{bounds(low, high)}",
         metric=metric,
         slice=part,
-        value=value,
-        low=low,
-        high=high,
-        against=limit,
-    )
-
-
-def most(
-    metric: str,
-    value: float | None,
-    low: float | None,
-    high: float | None,
-    limit: float,
-    *,
-    confidence: float,
-) -> Rule:
-    """Whether the value itself keeps under a ceiling; its interval is only told."""
-    holds = value is not None and value <= limit
-    told = f"{metric} {shown(value)}{bounds(low, high, confidence)}"
-    return Rule(
-        name="ceiling",
-        holds=holds,
-        sentence=f"{told} {'keeps under' if holds else 'is over'} the ceiling of {limit:g}.",
-        asked=f"at most {limit:g}",
-        found=f"{shown(value)}{bounds(low, high)}",
-        metric=metric,
         value=value,
         low=low,
         high=high,
@@ -114,8 +107,8 @@ def _slices(name: str, floors: Mapping[Any, float], slices: Slices, *, confidenc
     for metric, limit in floors.items():
         for each, part in found:
             value = part.get(metric) if part.get("num_sequences") else None
-            low, high = part.get(f"{metric}_low"), part.get(f"{metric}_high")
-            yield least(metric, value, low, high, limit, confidence=confidence, part=each)
+            scored = value, part.get(f"{metric}_low"), part.get(f"{metric}_high")
+            yield floor(metric, scored, limit, confidence=confidence, part=each)
 
 
 def _no_such_slice(name: str, slices: Slices, names: Sequence[str]) -> Rule:
