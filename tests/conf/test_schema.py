@@ -135,6 +135,14 @@ def test_register_is_written_as_in_files() -> None:
         lambda: EvaluateSettings(slices=("width",)),  # type: ignore[arg-type]
         lambda: GateSettings(confidence=0.5),
         lambda: GateSettings(floors={"accuracy": -0.1}),
+        lambda: GateSettings(ceilings={"loss": -0.1}),
+        lambda: GateSettings(ceilings={"accuracy": 0.1}),  # type: ignore[dict-item]
+        lambda: GateSettings(slices={"length": {"accuracy": 2}}),
+        lambda: GateSettings(slices={"length": {"loss": 0.5}}),  # type: ignore[dict-item]
+        lambda: GateSettings(slices={"": {"accuracy": 0.5}}),
+        lambda: GateSettings(examples=1.1),
+        lambda: GateSettings(max_size_mb=0),
+        lambda: GateSettings(max_latency_ms=0),
         lambda: GateSettings(floors={"ece": 0.1}),  # type: ignore[dict-item]
         lambda: NumericInput(column=""),
         lambda: FractionSplit(by="hash", valid=0.0, test=0.1),
@@ -218,6 +226,7 @@ def test_what_only_labellers_have_is_refused_for_a_classifier() -> None:
     for changes in (
         {"gate": {"floors": {"sequence_accuracy": 0.5}}},
         {"gate": {"better_on": "sequence_accuracy"}},
+        {"gate": {"slices": {"length": {"sequence_accuracy": 0.5}}}},
         {"train": {"early_stopping": {"metric": "sequence_accuracy"}}},
     ):
         assert settings(**changes).task == "labelling"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cli, scaling
-from tests.pipeline.conftest import line_settings, write_rows
+from pipeline.backends import ledger
+from tests.pipeline.conftest import Started, line_settings, write_rows
 from tests.pipeline.test_run import as_if_run
 
 pytestmark = pytest.mark.usefixtures("handlers")
@@ -116,6 +118,9 @@ def test_a_rate_that_cannot_be_is_refused(
         (["rum"], "No such command"),
         (["predict", "m", "d", "-o", "x", "--n-best", "-1"], "--n-best"),
         (["check", "nothing.yaml"], "nothing.yaml"),
+        (["run", "lines.yaml", "--override", ""], "--override"),
+        (["register", "lines.yaml", "--override", "  "], "say why: the text must not be empty"),
+        (["run", "lines.yaml", "--folds", "3", "--override", "so be it"], "nothing to --override"),
         (["models", "nobody"], "There is no registered model 'nobody'"),
         (["report", "nothing"], "There is no run 'nothing'"),
         (["predict", "models:/nobody@champion", "lines.parquet", "-o", "out.parquet"], "nobody"),
@@ -212,6 +217,41 @@ def test_the_exit_code_follows_the_verdict(
     said = json.loads(capsys.readouterr().out)
     assert (said["run_id"], said["verdict"], said["reasons"]) == (folder.run_id, verdict, ["So it is."])
     assert {stage["status"] for stage in said["stages"]} == {"reused"}
+
+
+@pytest.mark.slow
+def test_a_rejected_model_exits_with_4_and_one_that_is_overridden_with_0(
+    place: Path, capsys: pytest.CaptureFixture[str], evaluated: Started
+) -> None:
+    settings = line_settings(place / "lines.parquet")
+    folder = as_if_run(place, settings, uri=f"sqlite:///{place}/mlflow.db", until="evaluate")
+    for name in ("data", "bundle", "evaluation"):
+        path = folder.path / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+        shutil.copytree(evaluated.folder.path / name, path)
+    command = ["register", "lines.yaml", "--set", "gate.ceilings.loss=0.0001", "--json"]
+
+    def said(*more: str, code: int) -> dict[str, Any]:
+        assert call(*command, *more) == code
+        return json.loads(capsys.readouterr().out)
+
+    rejected = said(code=4)
+    assert (rejected["verdict"], rejected["model"]) == ("rejected", None)
+    assert rejected["gate"]["outcome"] == "rule missed"
+    assert "ceiling: loss" in [rule["title"] for rule in rejected["gate"]["rules"]]
+    assert said(code=4)["stages"][-1]["status"] == "reused"
+    promoted = said("--override", " We need it today. ", code=0)
+    assert (promoted["verdict"], promoted["model"]["aliases"]) == ("promoted", ["champion"])
+    assert promoted["run_id"] == rejected["run_id"]
+    assert [stage["status"] for stage in promoted["stages"]] == ["reused", "reused", "reused", "ran"]
+    assert promoted["gate"]["override"] == "We need it today."
+    assert promoted["gate"]["gate_decision"] == "rejected"
+    (change,) = ledger.read(place / "runs" / "lines")
+    assert change["why"].startswith("Promoted by an override: We need it today. loss ")
+    assert "Promoted by an override" in Path(promoted["report"]).read_text("utf8")
+    again = said("--override", "Once more.", code=0)
+    assert again["gate"] == promoted["gate"]
+    assert again["stages"][-1]["status"] == "reused"
 
 
 def test_a_report_is_a_path_on_stdout(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """What came of a run, as data and as text, and where its report is."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def test_the_object_has_the_keys_of_the_contract(folder: RunFolder) -> None:
         "verdict": "promoted",
         "reasons": ["It is the first."],
         "metrics": METRICS,
+        "gate": None,
         "model": MODEL,
         "report": str(folder.report),
         "mlflow_run_id": "abc",
@@ -98,6 +100,47 @@ def test_people_read_scores_verdict_and_report_and_what_to_do_next(
     assert "train    ran     2.5 s  new" in err
     assert f"Next: recurra report {folder.run_id} --open" in err
     assert "Next: recurra predict models:/lines@champion DATA -o predictions.parquet" in err
+
+
+GATE = {
+    "decision": "promoted", "overridden": True, "gate_decision": "kept", "hint": "Hold more rows out.",
+    "notes": ["About 900 test sequences would tell."],
+    "rules": [
+        {"title": "floor: accuracy", "asked": "at least 0.9", "found": "0.9123 (0.9 to 0.92)", "holds": True},
+        {"title": "enough data", "asked": "about 900 test sequences", "found": "400", "holds": False},
+    ],
+}  # fmt: skip
+
+
+def judged(folder: RunFolder) -> dict[str, Any]:
+    """What came of a run whose verdict was kept."""
+    folder.evaluation.mkdir()
+    (folder.evaluation / "verdict.json").write_text(json.dumps(GATE), "utf8")
+    return finished(folder, verdict="promoted", reasons=["Promoted by an override: so be it."], model=MODEL)
+
+
+def test_the_verdict_is_a_table_with_what_to_do(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = judged(folder)
+    assert found["gate"] == GATE
+    show(found, console=Console())
+    out, err = capsys.readouterr()
+    table = [re.split(" {2,}", line.rstrip()) for line in out.splitlines()[:3]]
+    assert table == [
+        ["rule", "asked", "found", "holds"],
+        ["floor: accuracy", "at least 0.9", "0.9123 (0.9 to 0.92)", "yes"],
+        ["enough data", "about 900 test sequences", "400", "no"],
+    ]
+    assert "promoted (the gate: kept): lines version 3, @champion" in out
+    assert "  Promoted by an override: so be it.\n  About 900 test sequences would tell.\n" in out
+    assert "Hint: Hold more rows out." in err
+
+
+def test_json_holds_the_table_and_prints_none(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    found = judged(folder)
+    show(found, console=Console(as_json=True))
+    assert json.loads(capsys.readouterr().out) == found
 
 
 def test_a_rejected_run_suggests_no_model(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

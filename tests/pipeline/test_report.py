@@ -57,6 +57,24 @@ def test_the_verdict_stands_first(evaluated: Started, folder: RunFolder) -> None
     assert text.index("Rejected") < text.index("below the floor of 0.9.") < text.index("Scores")
 
 
+def test_the_rules_of_the_verdict_are_a_table_before_the_scores(
+    evaluated: Started, folder: RunFolder
+) -> None:
+    rule = {"title": "floor: accuracy", "asked": "at least 0.9", "found": "0.5 (0.4 to 0.6)", "holds": False}
+    verdict = {
+        **VERDICT, "decision": "promoted", "overridden": True, "gate_decision": "rejected", "rules": [rule],
+        "notes": ["The champion scored 0.4."], "hint": "Train a better model.",
+    }  # fmt: skip
+    (folder.evaluation / "verdict.json").write_text(json.dumps(verdict), "utf8")
+    text = words(report.write(folder, evaluated.settings).read_text("utf8"))
+    assert "Promoted by an override" in text
+    assert "Without the override: rejected." in text
+    row = text.index("floor: accuracy at least 0.9 0.5 (0.4 to 0.6) no")
+    assert text.index("Promoted by an override") < text.index("rule asked found holds") < row
+    assert row < text.index("The champion scored 0.4. What to do: Train a better model.")
+    assert row < text.index("Scores")
+
+
 def test_a_run_without_any_stage_has_a_page_too(tmp_path: Path) -> None:
     created = workspace.create(tmp_path, "lines", plan={}, versions={"python": "3.11"})
     text = words(report.write(created, line_settings(tmp_path / "no.parquet")).read_text("utf8"))
