@@ -36,7 +36,7 @@ class Rule:
     @property
     def title(self) -> str:
         """Which rule this is, for people."""
-        return f"{self.name}: {' '.join(filter(None, (self.slice, self.metric)))}".removesuffix(": ")
+        return f"{self.name}: {', '.join(filter(None, (self.slice, self.metric)))}".removesuffix(": ")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def test_without_limits_there_are_no_rules():
 def test_a_floor_on_a_family_holds_for_each_of_its_slices():
     first, second = on_slices(None, length={"accuracy": 0.8})
     assert (first.holds, second.holds) == (True, False)
-    assert first.title == "slice: length 1 to 4 accuracy"
+    assert first.title == "slice: length 1 to 4, accuracy"
     assert first.found == "0.9000 (0.8000 to 0.9500)"
     assert second.sentence == "accuracy 0.7000 on length 5 to 9 misses the floor of 0.8."
 

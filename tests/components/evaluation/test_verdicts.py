@@ -24,7 +24,7 @@ def verdict(**changes) -> Verdict:
 def test_a_rule_is_called_by_its_kind_and_what_it_is_about():
     assert MISSED.title == "floor: accuracy"
     on_slice = replace(MISSED, name="slice", slice="length 2 to 4")
-    assert on_slice.title == "slice: length 2 to 4 accuracy"
+    assert on_slice.title == "slice: length 2 to 4, accuracy"
     assert replace(MISSED, name="size", metric="").title == "size"
 
 
@@ -70,7 +70,7 @@ def test_a_table_too_long_for_a_tag_loses_first_the_rules_that_hold():
     short = json.loads(compact(long, most=2000))
     assert len(compact(long, most=2000)) <= 2000
     assert [each["rule"] for each in short["rules"] if each["holds"] == "no"] == ["floor: accuracy"]
-    assert short["rules"][0]["rule"] == "slice: length 0 accuracy"
+    assert short["rules"][0]["rule"] == "slice: length 0, accuracy"
     assert short["left_out"] + len(short["rules"]) == 101
     whole = json.loads(compact(long, most=100_000))
     assert (whole["left_out"], len(whole["rules"]), whole["decision"]) == (0, 101, "rejected")
