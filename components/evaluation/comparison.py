@@ -198,7 +198,7 @@ class _Case:
         told = _would_tell(needed, value - theirs)
         if not lack:
             return self.end("kept", "not better", [*rules, better], **more).with_note(told)
-        asked = "a difference other than zero" if needed is None else f"about {needed:,} test sequences"
+        asked = "a difference other than zero" if needed is None else f"about {_about(needed)} test sequences"
         lacking = f"Too little data to tell: {lack}. {told}"
         rule = Rule("enough data", False, lacking, asked, f"{_num_independent(self.answers):,}")
         return self.end("kept", "too little data", [*rules, better, rule], hint=LITTLE_HINT, **more)
@@ -299,7 +299,13 @@ def _reasons(decision: Decision, rules: Sequence[Rule]) -> tuple[str, ...]:
 def _would_tell(needed: int | None, difference: float) -> str:
     if needed is None:
         return "No number of test sequences would tell, as long as the models score the same."
-    return f"About {needed:,} test sequences would tell, if the difference is truly {difference:+.4f}."
+    return f"About {_about(needed)} test sequences would tell, if the difference is truly {difference:+.4f}."
+
+
+def _about(num: int) -> str:
+    """A number rounded up to its first two digits."""
+    unit = 10 ** max(0, len(str(num)) - 2)
+    return f"{math.ceil(num / unit) * unit:,}"
 
 
 def _num_independent(answers: Answers) -> int:

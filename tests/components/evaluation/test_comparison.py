@@ -84,17 +84,16 @@ def test_so_many_rows_as_would_tell_do_tell(class_table):
     """The two models of n rows and the same two of the rows that it would take."""
 
     def tables(times: int):
-        ours, theirs = ["a"] * 330 * times + ["b"] * 70 * times, ["b"] * 60 * times + ["a"] * 340 * times
-        theirs[: 80 * times] = ["b"] * 80 * times
+        ours, theirs = ["a"] * 330 * times + ["b"] * 70 * times, ["b"] * 80 * times + ["a"] * 320 * times
         return (class_table(["a"] * N * times, said) for said in (ours, theirs))
 
     ours, theirs = tables(1)
     verdict = decide(ours, theirs, **TERMS)
     assert (verdict.decision, verdict.outcome) == ("kept", "not better")
     needed = verdict.num_sequences_needed
-    assert verdict.notes == (
-        f"About {needed:,} test sequences would tell, if the difference is truly +0.0250.",
-    )
+    # By hand: +1 on 80 rows and -1 on 70 of 400, so s^2 = 400 / 399 * (150 / 400 - 0.025^2).
+    assert needed == math.ceil(1.959964**2 * 400 / 399 * (0.375 - 0.025**2) / 0.025**2)
+    assert verdict.notes == ("About 2,400 test sequences would tell, if the difference is truly +0.0250.",)
     below, enough = math.floor(0.8 * needed / N), math.ceil(1.2 * needed / N)
     assert below < enough
     assert decide(*tables(below), **TERMS).outcome == "not better"
