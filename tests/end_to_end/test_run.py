@@ -37,7 +37,8 @@ def copy(finished: Finished, tmp_path: Path) -> Place:
 def test_a_run_reports_what_the_contract_says(finished: Finished) -> None:
     place, outcome = finished
     assert set(outcome) == {
-        "run_id", "run_dir", "verdict", "reasons", "metrics", "model", "report", "mlflow_run_id", "stages"
+        "run_id", "run_dir", "verdict", "reasons", "metrics", "gate", "model", "report", "mlflow_run_id",
+        "stages",
     }  # fmt: skip
     assert outcome["verdict"] == "promoted"
     assert outcome["model"]["name"] == "words"
