@@ -411,7 +411,7 @@ def _ids(batch: pa.RecordBatch, task: Task) -> pa.Array:
 
 
 def _arrays(said: Said, lengths: np.ndarray, encoding: Encoding, task: Task) -> dict[str, pa.Array]:
-    """Answers as Arrow columns, with the values that `Predictor.decode` gives, none of them a Python object."""
+    """The values that `Predictor.decode` gives, as Arrow columns without a Python object for each."""
     labels = pa.array(encoding.labels, pa.string())
     per_step = encoding.task == "labelling"
     names = ("labels", "probabilities") if per_step else ("label", "probability")

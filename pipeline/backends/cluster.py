@@ -214,7 +214,7 @@ class Cluster:
         return self._worker
 
     def _new_worker(self) -> Worker:
-        gpus = self._gpus_seen() if isinstance(self.num_gpus, str) else self.num_gpus
+        gpus: float = self._gpus_seen() if isinstance(self.num_gpus, str) else self.num_gpus
         if self._shares > 1 and gpus:
             # Whole ones where there are enough for all, else equal parts of one.
             most = self.room_for({"GPU": 1})

@@ -71,9 +71,8 @@ class Parts:
 
     def forget(self) -> None:
         """Let whoever works on them next begin anew."""
-        with writing(self.out):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                (self.folder / "manifest.json").unlink()
+        with writing(self.out), suppress(FileNotFoundError, NotADirectoryError):
+            (self.folder / "manifest.json").unlink()
 
     def remove(self) -> None:
         """Leave nothing."""

@@ -211,7 +211,7 @@ def test_a_value_that_leaves_float32_when_scaled_is_named(labeller, tmp_path):
     assert [row is None for row in table["labels"].to_pylist()] == [False, True, True, False]
     assert table["problem"].to_pylist()[1:3] == [
         "input 'frames', feature 1: 3.4e+38 is too large for float32 after scaling",
-        "column frames: empty sequence",
+        "column frames: empty sequence, expected at least 1 step",
     ]
 
 

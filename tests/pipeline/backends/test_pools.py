@@ -35,9 +35,7 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-def test_jobs_are_shared_out_and_those_of_a_dead_process_begin_again(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_jobs_of_a_dead_process_begin_again(cluster: Cluster, tmp_path: Path) -> None:
     warnings: list[str] = []
 
     def kwargs(job: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_bad_rows_may_be_dropped_into_a_file_of_their_own(run, tmp_path):
     assert pq.read_table(rejected).to_pylist() == [
         {
             "id": "b",
-            "problem": "column frames: empty sequence",
+            "problem": "column frames: empty sequence, expected at least 1 step",
             "file": "rows.parquet",
             "row": 1,
             "line": None,
