@@ -1,4 +1,4 @@
-"""What a user would write around a Keras model for MLflow: a data frame, padded to its longest row, answered."""
+"""What users write around a Keras model for MLflow: a data frame, padded to its longest row, is answered."""
 
 from typing import Any
 
