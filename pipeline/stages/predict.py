@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import pyarrow as pa
 
 from components import bundles
-from components.data.readers import expand
+from components.data.intake import Run
+from components.data.readers import File, expand
 from components.errors import DataError, ModelError, Problem, RecurraError
 from pipeline.backends.cluster import Tasks
 from pipeline.backends.parts import Parts, Writing, signs, write_whole
@@ -29,7 +30,7 @@ from pipeline.backends.tracking import Store
 from pipeline.console import Bar, Console
 
 if TYPE_CHECKING:
-    from components.evaluation.new_rows import Chunk, Task
+    from components.evaluation.new_rows import Task
 
 PATIENCE_SECONDS = 20.0
 # Numbers to read for which a process of its own is worth its start, some five seconds.
@@ -103,63 +104,75 @@ def predict(
         DataError: rows or files that do not fit, with their places; nothing was written.
         BusyError: another process writes the same file.
     """
-    from components.evaluation import new_rows
-
     files = expand(list(data), file_format)
     if str(out.resolve()) in [os.path.realpath(file.path) for file in files if not file.is_remote]:
         raise DataError(f"{out} is one of the files to read.", hint="Choose another name with -o.")
-    options = {"id": id_column, "format": file_format, "n_best": n_best, "distribution": distribution}
-    asked = {"asked": model, "options": {**options, "on_bad_row": on_bad_row}, "files": signs(files)}
+    options = {"id_column": id_column, "file_format": file_format, "n_best": n_best}
+    options |= {"distribution": distribution, "keeps_bad": on_bad_row == "drop"}
+    asked = {"asked": model, "options": options, "files": signs(files)}
     parts = Parts(out)
     left = None if restart else _left(parts, asked, console)
     with ExitStack() as stack:
-        source = _source(
-            model, left, tracking_uri=tracking_uri, scratch=scratch, stack=stack, console=console
-        )
-        about, encoding = bundles.describe(source.bundle), bundles.encoding(source.bundle)
-        if n_best > encoding.num_classes:
-            raise ModelError(f"n_best is {n_best}, but {source.uri} has {encoding.num_classes} labels.")
+        stored = {"tracking_uri": tracking_uri, "scratch": scratch}
+        source = _source(model, left, stack=stack, console=console, **stored)
         imports = stack.enter_context(tempfile.TemporaryDirectory(prefix="recurra-", dir=scratch))
-        task = new_rows.open_task(
-            files,
-            encoding,
-            own_id=about["id"],
-            id_column=id_column,
-            file_format=file_format,
-            layout=about.get("layout"),
-            run=cluster.task,
-            scratch=imports,
-            n_best=n_best,
-            distribution=distribution,
-            keeps_bad=on_bad_row == "drop",
-        )
-        manifest = {**asked, "model": source.uri, "digest": about["digest"], "schema": str(task.schema)}
+        task = _open_task(source, files, options, run=cluster.task, scratch=imports)
         if restart:
             parts.forget()
+        digest = bundles.describe(source.bundle)["digest"]
+        manifest = {**asked, "model": source.uri, "digest": digest, "schema": str(task.schema)}
         stack.enter_context(parts.held(manifest))
         console.note(f"Predicting {task.num_rows:,} rows with {source.uri}")
-        metadata = {
-            "recurra.model": source.uri,
-            "recurra.bundle_digest": about["digest"],
-            "recurra.labels": json.dumps(encoding.labels, ensure_ascii=False),
-        }
-        work = _Work(parts, task, new_rows.chunks(task.parts), console)
+        work = _Work(parts, task, console)
         try:
             work.do(source.bundle, pool, workers)
-            num_bad = work.join(metadata)
+            num_bad = work.join(_metadata(source))
         except DataError:
             parts.remove()
             raise
         parts.remove()
-    summary = {"model": source.uri, "rows": task.num_rows, "out": str(out), "digest": about["digest"]}
+    summary = {"model": source.uri, "rows": task.num_rows, "out": str(out), "digest": digest}
     return {**summary, "bad_rows": num_bad, "rejected": str(work.rejected) if num_bad else None}
+
+
+def _open_task(
+    source: Source, files: Sequence[File], options: Mapping[str, Any], *, run: Run, scratch: str
+) -> "Task":
+    from components.evaluation import new_rows
+
+    about, encoding = bundles.describe(source.bundle), bundles.encoding(source.bundle)
+    if options["n_best"] > encoding.num_classes:
+        raise ModelError(
+            f"n_best is {options['n_best']}, but {source.uri} has {encoding.num_classes} labels."
+        )
+    return new_rows.open_task(
+        files,
+        encoding,
+        own_id=about["id"],
+        layout=about.get("layout"),
+        run=run,
+        scratch=scratch,
+        **options,
+    )
+
+
+def _metadata(source: Source) -> dict[str, str]:
+    """What the output says of its origin."""
+    return {
+        "recurra.model": source.uri,
+        "recurra.bundle_digest": bundles.describe(source.bundle)["digest"],
+        "recurra.labels": json.dumps(bundles.encoding(source.bundle).labels, ensure_ascii=False),
+    }
 
 
 class _Work:
     """The chunks of a task on their way through processes and parts into the output."""
 
-    def __init__(self, parts: Parts, task: "Task", chunks: "Sequence[Chunk]", console: Console) -> None:
-        self.parts, self.task, self.chunks, self.console = parts, task, chunks, console
+    def __init__(self, parts: Parts, task: "Task", console: Console) -> None:
+        from components.evaluation import new_rows
+
+        self.parts, self.task, self.console = parts, task, console
+        self.chunks = new_rows.chunks(task.parts)
         self.problems: dict[int, tuple[Problem, ...]] = {}  # by chunk
         out = parts.out
         self.rejected = out.with_name(f"{out.stem}.rejected.parquet")
