@@ -321,15 +321,16 @@ def predict(
 ) -> None:
     """Predict new rows with MODEL: models:/name@alias, models:/name/3 or a run folder."""
     from pipeline.run import predict_rows
+    from pipeline.stages.predict import Options
 
+    options = Options(
+        file_format=file_format, n_best=n_best, distribution=distribution, on_bad_row=on_bad_row
+    )
     summary = predict_rows(
         model,
         list(data),
         out=out.absolute(),
-        file_format=file_format,
-        n_best=n_best,
-        distribution=distribution,
-        on_bad_row=on_bad_row,
+        options=options,
         workers=workers,
         restart=restart,
         around=_surroundings(common),

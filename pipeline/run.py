@@ -31,7 +31,7 @@ from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.evaluate import baselines, evaluate
-from pipeline.stages.predict import OnBadRow, predict
+from pipeline.stages.predict import Options, predict
 from pipeline.stages.prepare import prepare
 from pipeline.stages.register import attach_report, register
 from pipeline.stages.search import trial_folder
@@ -614,11 +614,8 @@ def predict_rows(
     data: Sequence[str],
     *,
     out: Path,
-    n_best: int,
-    distribution: bool,
+    options: Options,
     around: Surroundings,
-    file_format: str = "auto",
-    on_bad_row: OnBadRow = "fail",
     workers: int | None = None,
     restart: bool = False,
 ) -> dict[str, Any]:
@@ -633,10 +630,7 @@ def predict_rows(
             cluster=cluster,
             pool=Pool(cluster, warn=around.console.warn),
             console=around.console,
-            file_format=file_format,
-            n_best=n_best,
-            distribution=distribution,
-            on_bad_row=on_bad_row,
+            options=options,
             workers=workers,
             restart=restart,
             # Workers on other machines see the storage, but not this one's temporary folder.

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -47,6 +47,26 @@ class Source:
     uri: str  # models:/name/3, or the run folder's path
 
 
+@dataclass(frozen=True)
+class Options:
+    """How rows are read, and what is wanted of each.
+
+    Attributes:
+        id_column: handed through as `id`; the one that the model was trained with when not given.
+        file_format: auto, or a reader's name.
+        n_best: also the n most probable labels of each row or step.
+        distribution: also the probability of every label.
+        on_bad_row: fail, or drop: a row that does not fit has nulls and its problem, and is listed in
+            OUT.rejected.parquet.
+    """
+
+    id_column: str | None = None
+    file_format: str = "auto"
+    n_best: int = 0
+    distribution: bool = False
+    on_bad_row: OnBadRow = "fail"
+
+
 class Processes(Protocol):
     """Where chunks are answered: a `Pool`."""
 
@@ -71,11 +91,7 @@ def predict(
     cluster: Tasks,
     pool: Processes,
     console: Console,
-    id_column: str | None = None,
-    file_format: str = "auto",
-    n_best: int = 0,
-    distribution: bool = False,
-    on_bad_row: OnBadRow = "fail",
+    options: Options,
     workers: int | None = None,
     restart: bool = False,
     scratch: Path | None = None,
@@ -89,12 +105,7 @@ def predict(
         tracking_uri: the MLflow that knows the model.
         cluster: imports text files.
         pool: answers.
-        id_column: handed through as `id`; the one that the model was trained with when not given.
-        file_format: auto, or a reader's name.
-        n_best: also the n most probable labels of each row or step.
-        distribution: also the probability of every label.
-        on_bad_row: fail, or drop: a row that does not fit has nulls and its problem, and is listed in
-            OUT.rejected.parquet.
+        options: how rows are read, and what is wanted of each.
         workers: processes that answer; None: as many as the cluster has room for and the rows are worth.
         restart: throw away what a run that was stopped left.
         scratch: where a registered model's files are put meanwhile; workers must see it too.
@@ -104,12 +115,8 @@ def predict(
         DataError: rows or files that do not fit, with their places; nothing was written.
         BusyError: another process writes the same file.
     """
-    files = expand(list(data), file_format)
-    if str(out.resolve()) in [os.path.realpath(file.path) for file in files if not file.is_remote]:
-        raise DataError(f"{out} is one of the files to read.", hint="Choose another name with -o.")
-    options = {"id_column": id_column, "file_format": file_format, "n_best": n_best}
-    options |= {"distribution": distribution, "keeps_bad": on_bad_row == "drop"}
-    asked = {"asked": model, "options": options, "files": signs(files)}
+    files = _files(data, options.file_format, out)
+    asked = {"asked": model, "options": asdict(options), "files": signs(files)}
     parts = Parts(out)
     left = None if restart else _left(parts, asked, console)
     with ExitStack() as stack:
@@ -135,24 +142,31 @@ def predict(
     return {**summary, "bad_rows": num_bad, "rejected": str(work.rejected) if num_bad else None}
 
 
-def _open_task(
-    source: Source, files: Sequence[File], options: Mapping[str, Any], *, run: Run, scratch: str
-) -> "Task":
+def _files(data: Sequence[str], file_format: str, out: Path) -> list[File]:
+    files = expand(list(data), file_format)
+    if str(out.resolve()) in [os.path.realpath(file.path) for file in files if not file.is_remote]:
+        raise DataError(f"{out} is one of the files to read.", hint="Choose another name with -o.")
+    return files
+
+
+def _open_task(source: Source, files: Sequence[File], options: Options, *, run: Run, scratch: str) -> "Task":
     from components.evaluation import new_rows
 
     about, encoding = bundles.describe(source.bundle), bundles.encoding(source.bundle)
-    if options["n_best"] > encoding.num_classes:
-        raise ModelError(
-            f"n_best is {options['n_best']}, but {source.uri} has {encoding.num_classes} labels."
-        )
+    if options.n_best > encoding.num_classes:
+        raise ModelError(f"n_best is {options.n_best}, but {source.uri} has {encoding.num_classes} labels.")
     return new_rows.open_task(
         files,
         encoding,
         own_id=about["id"],
+        id_column=options.id_column,
+        file_format=options.file_format,
         layout=about.get("layout"),
         run=run,
         scratch=scratch,
-        **options,
+        n_best=options.n_best,
+        distribution=options.distribution,
+        keeps_bad=options.on_bad_row == "drop",
     )
 
 

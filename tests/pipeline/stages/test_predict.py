@@ -15,7 +15,7 @@ from pipeline.backends.pools import Begun
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
-from pipeline.stages.predict import predict
+from pipeline.stages.predict import Options, predict
 from tests.pipeline.conftest import InProcess, Noting
 
 ROWS = [[[0, 1]], [[2, 3], [0, 0], [1, 1]], [[5, 5], [1, 0]]]
@@ -48,7 +48,9 @@ def answered(model, data, out, *, uri="sqlite:////nowhere/mlflow.db", **options)
         cluster=InProcess(),
         pool=options.pop("pool", InProcess()),
         console=options.pop("console", Console(level=-1)),
-        **options,
+        restart=options.pop("restart", False),
+        scratch=options.pop("scratch", None),
+        options=Options(**options),
     )
 
 
