@@ -173,7 +173,7 @@ class Pyfunc:
         pq.write_table(pa.Table.from_pandas(self.model.predict(frame)), out, compression="zstd")
 
 
-CONTESTANTS = {"recurra": Recurra, "pyfunc": Pyfunc}
+CONTESTANTS: dict[str, type[Recurra] | type[Pyfunc]] = {"recurra": Recurra, "pyfunc": Pyfunc}
 
 
 def contest(word: str, contestant: str, file: str) -> None:

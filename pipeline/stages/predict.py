@@ -120,8 +120,8 @@ def predict(
     parts = Parts(out)
     left = None if restart else _left(parts, asked, console)
     with ExitStack() as stack:
-        stored = {"tracking_uri": tracking_uri, "scratch": scratch}
-        source = _source(model, left, stack=stack, console=console, **stored)
+        registry = Registry(Store(tracking_uri, patience=PATIENCE_SECONDS))
+        source = _source(model, left, registry, scratch=scratch, stack=stack, console=console)
         imports = stack.enter_context(tempfile.TemporaryDirectory(prefix="recurra-", dir=scratch))
         task = _open_task(source, files, options, run=cluster.task, scratch=imports)
         if restart:
@@ -304,15 +304,14 @@ def _left(parts: Parts, asked: Mapping[str, Any], console: Console) -> Mapping[s
 def _source(
     model: str,
     left: Mapping[str, Any] | None,
+    registry: Registry,
     *,
-    tracking_uri: str,
     scratch: Path | None,
     stack: ExitStack,
     console: Console,
 ) -> Source:
     """The model asked for; its version is the one that gave the answers that are left, if there are any."""
     if model.startswith("models:"):
-        registry = Registry(Store(tracking_uri, patience=PATIENCE_SECONDS))
         version = registry.resolve(model)
         if left is not None and left["model"] != version.uri:
             console.warn(
