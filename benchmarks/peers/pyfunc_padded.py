@@ -9,7 +9,7 @@ from mlflow.pyfunc import PythonModel
 FILL = -1.0  # not 0: rows of letters have steps of nothing but zeros, which Masking would drop
 
 
-class Padded(PythonModel):  # type: ignore[misc]
+class Padded(PythonModel):
     """A Keras model that labels every step, with its labels and, for tokens, its vocabulary."""
 
     def __init__(self, column: str, labels: list[str], words: list[str] | None, batch: int) -> None:
