@@ -360,6 +360,107 @@ def predict(
 
 
 @recurra.command()
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", default=5001, show_default=True, type=click.IntRange(0, 65_535), help="0: any that is free."
+)
+@click.option(
+    "--token-file",
+    envvar="RECURRA_TOKEN_FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the token that clients must show; needed where others reach the host.",
+)
+@click.option(
+    "--allow-host", "hosts", multiple=True, help="Another name that clients may call this server by."
+)
+@click.option(
+    "--replicas",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Copies of the model that answer side by side, each in a process of its own.",
+)
+@click.option(
+    "--batch-wait-ms",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="How long a request waits for others to be answered with.",
+)
+@click.option(
+    "--max-batch-rows", default=256, show_default=True, type=click.IntRange(1), help="Rows of such a batch."
+)
+@click.option(
+    "--max-mb", default=16.0, show_default=True, type=click.FloatRange(0.001), help="Size of a request."
+)
+@click.option(
+    "--max-rows", default=1_000, show_default=True, type=click.IntRange(1), help="Rows of a request."
+)
+@click.option(
+    "--max-steps", default=100_000, show_default=True, type=click.IntRange(1), help="Time steps of a row."
+)
+@click.option(
+    "--max-waiting",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Requests that may wait; more are told to come again.",
+)
+@click.option(
+    "--timeout", default=60.0, show_default=True, type=click.FloatRange(0.1), help="Seconds per request."
+)
+@click.option("--follow", is_flag=True, help="Change to another version when the alias moves.")
+@click.option(
+    "--poll-seconds",
+    default=15.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="How often --follow asks.",
+)
+@click.option(
+    "--grace",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds that requests have to be answered once the server is to stop.",
+)
+@_common
+def serve(
+    model: str,
+    token_file: Path | None,
+    batch_wait_ms: float,
+    max_mb: float,
+    max_rows: int,
+    max_steps: int,
+    max_waiting: int,
+    timeout: float,
+    poll_seconds: float,
+    common: Common,
+    **asked: Any,
+) -> None:
+    """Answer requests with MODEL over HTTP, as `mlflow models serve` does."""
+    from pipeline.jobs.protocol import Limits
+    from pipeline.jobs.serve import Options, read_token
+    from pipeline.jobs.serve import serve as answer
+    from pipeline.run import serving_cluster
+
+    limits = Limits(int(max_mb * 1e6), max_rows, max_steps, max_waiting, timeout)
+    token = None if token_file is None else read_token(token_file)
+    options = Options(token=token, batch_wait=batch_wait_ms / 1000, limits=limits, poll=poll_seconds, **asked)
+    around = _surroundings(common)
+    with serving_cluster(around) as cluster:
+        answer(
+            model,
+            options=options,
+            tracking_uri=common.tracking_uri,
+            cluster=cluster,
+            scratch=common.storage if common.address else None,
+            console=common.console,
+        )
+
+
+@recurra.command()
 @click.argument("name")
 @_common
 def models(name: str, common: Common) -> None:

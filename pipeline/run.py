@@ -652,6 +652,13 @@ def resources(devices: str) -> tuple[int, int | str]:
     return 1, "auto"
 
 
+def serving_cluster(around: Surroundings) -> Cluster:
+    """Where the replicas of a served model live, when they do not live in this process."""
+    cluster = Cluster(address=around.address, num_gpus="auto", note=around.console.detail)
+    cluster.on_attach.append(around.signals.install)
+    return cluster
+
+
 def predict_rows(
     model: str,
     data: Sequence[str],

@@ -1,0 +1,1 @@
+"""The same command elsewhere, or again later."""
