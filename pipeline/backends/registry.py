@@ -225,10 +225,15 @@ class Registry:
     def read(self, version: Version, file: str) -> str | None:
         """A text file that stands beside the version's model, or None."""
         place = self._place(version)
+        folder, _, _ = f"/{file}".rpartition("/")
         with tempfile.TemporaryDirectory(prefix="recurra-file-") as scratch:
             try:
-                return Path(self._copied(f"{place}/{file}", scratch)).read_text("utf8")
-            except (Refused, OSError):
+                # Asked first, because a download takes its time to find that there is nothing.
+                there = {Path(each.path).name for each in self._listed(f"{place}{folder}")}
+                if Path(file).name not in there:
+                    return None
+                return Path(self._downloaded(f"{place}/{file}", scratch)).read_text("utf8")
+            except Refused:
                 return None
 
     def inputs(self, version: Version) -> dict[str, dict[str, Any]]:
@@ -272,19 +277,12 @@ class Registry:
         return MODEL_TAG in version.tags and len(self._search(where)) > 1
 
     def _bytes(self, place: str) -> int:
-        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
-
-        def listed(path: str) -> Any:
-            return self.store.patiently(
-                lambda client: artifacts.list_artifacts(artifact_uri=path, tracking_uri=uri)
-            )
-
-        files = listed(place)
+        files = self._listed(place)
         total = 0
         while files:
             file = files.pop()
             if file.is_dir:
-                files += listed(f"{place}/{file.path}")
+                files += self._listed(f"{place}/{file.path}")
             total += file.file_size or 0
         return total
 
@@ -319,13 +317,21 @@ class Registry:
         return folder
 
     def _copied(self, place: str, scratch: str) -> str:
-        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
         # Asked first, because a download takes its time to find that there is nothing.
-        there = self.store.patiently(
-            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
-        )
-        if not there:
+        if not self._listed(place):
             raise Refused("they are not there.")
+        return self._downloaded(place, scratch)
+
+    def _listed(self, place: str) -> list[Any]:
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
+        return list(
+            self.store.patiently(
+                lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
+            )
+        )
+
+    def _downloaded(self, place: str, scratch: str) -> str:
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
         return self.store.patiently(
             lambda client: artifacts.download_artifacts(
                 artifact_uri=place, dst_path=scratch, tracking_uri=uri

@@ -27,9 +27,9 @@ NUM_ROUNDS = 20
 SCORES = {"better": 0.9, "worse": 0.8}
 SKILLS = {"better": (0.03, 0), "worse": (0.12, 0)}  # noise in the weights, and its seed
 
-# One of two retrains: URI SETTINGS CHECKOUT RUN_FOLDER..., a run of another name in every round. A byte on stdin
-# lets it go on, so that both begin a round together. The proof in a fresh process is left out: it takes seconds,
-# which would pull the two apart, and has tests of its own.
+# One of two retrains: URI SETTINGS CHECKOUT RUN_FOLDER..., a run of another name in every round. A byte on
+# stdin lets it go on, so that both begin a round together. The proof in a fresh process is left out: it takes
+# seconds, which would pull the two apart, and has tests of its own.
 RACER = """
 import json, sys
 from pathlib import Path
@@ -128,12 +128,18 @@ def race(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_of_two_that_finish_at_once_the_better_is_champion_twenty_times(
-    uri: str, finished_run: Callable[[str], RunFolder], root: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str,
+    finished_run: Callable[[str], RunFolder],
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.setattr(stage, "SKILLS", SKILLS)
     names = [f"round-{number:02d}" for number in range(NUM_ROUNDS)]
     runs = [finished_run(skill) for skill in SCORES]
     racers = [start(uri, [as_other_name(run, name) for name in names], root=root) for run in runs]
+    for racer in racers:
+        request.addfinalizer(racer.kill)
     registry = Registry(Store(uri))
     both_promoted = 0
     for name in names:
