@@ -190,6 +190,9 @@ def plan(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None
         common.console.table("", ["stage", "would", "because"], [list(row.values()) for row in rows])
 
 
+_alias_option = click.option("--alias", default="champion", show_default=True, help="Which alias.")
+
+
 _gpu_option = click.option(
     "--require-gpu",
     is_flag=True,
@@ -338,15 +341,97 @@ def predict(
 
 
 @recurra.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option(
+    "--at",
+    metavar="DATE",
+    help="Which version was champion then: an ISO date (its end) or instant; local time without an offset.",
+)
+@click.option(
+    "--diff",
+    nargs=2,
+    type=click.IntRange(1),
+    metavar="A B",
+    help="How two versions differ: settings, data, schema, scores, code, libraries.",
+)
+@_alias_option
 @_common
-def models(name: str, common: Common) -> None:
-    """Versions of a registered model: aliases, scores with intervals, verdicts, promotions."""
-    from pipeline.outcomes import show_models
-    from pipeline.stages.register import models as known
+def models(
+    name: str | None, at: str | None, diff: tuple[int, int] | None, alias: str, common: Common
+) -> None:
+    """Versions of a registered model: aliases, scores, verdicts, promotions; without NAME all models."""
+    from pipeline import versions
 
-    found = known(name, storage=common.storage, tracking_uri=common.tracking_uri)
-    show_models(found, console=common.console)
+    uri = common.tracking_uri
+    if (at and diff) or (name is None and (at or diff)):
+        raise click.UsageError("--at and --diff need a NAME, and do not go together.")
+    if name is None:
+        versions.show_all(versions.all_models(tracking_uri=uri), console=common.console)
+    elif diff:
+        from pipeline import differences
+
+        differences.show(differences.difference(name, *diff, tracking_uri=uri), console=common.console)
+    else:
+        known = versions.models(name, storage=common.storage, tracking_uri=uri)
+        if at:
+            versions.show_champion(versions.champion_at(at, known, alias=alias), console=common.console)
+        else:
+            versions.show_models(known, console=common.console)
+
+
+@recurra.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1))
+@click.option("--why", required=True, help="The reason, for the ledger.")
+@_alias_option
+@_common
+def promote(name: str, version: int, why: str, alias: str, common: Common) -> None:
+    """Let the alias point to VERSION, whatever its verdict was; its files are checked first."""
+    from pipeline import promotions
+
+    outcome = promotions.promote(name, version, why=why, alias=alias, **_place(common))
+    promotions.show(outcome, console=common.console)
+
+
+@recurra.command()
+@click.argument("name")
+@click.option("--why", default="rolled back", show_default=True, help="The reason, for the ledger.")
+@click.option("--again", is_flag=True, help="Go one version further back, right after another rollback.")
+@click.option(
+    "--to", type=click.IntRange(1), metavar="VERSION", help="Back to this one, which was there before."
+)
+@_alias_option
+@_common
+def rollback(name: str, why: str, again: bool, to: int | None, alias: str, common: Common) -> None:
+    """Let the alias point to the version before the present one, as the ledger tells."""
+    from pipeline import promotions
+
+    outcome = promotions.rollback(name, why=why, alias=alias, again=again, to=to, **_place(common))
+    promotions.show(outcome, console=common.console)
+
+
+@recurra.command()
+@click.argument("name")
+@click.option(
+    "--keep", required=True, type=click.IntRange(1), metavar="N", help="The newest N versions stay."
+)
+@click.option("--runs", is_flag=True, help="Remove also run folders that are older than those versions.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed, and how many bytes.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_common
+def prune(name: str, keep: int, runs: bool, dry_run: bool, yes: bool, common: Common) -> None:
+    """Remove old versions with their files; never one with an alias, nor the one before it."""
+    from pipeline import prunes
+
+    def go(*, dry_run: bool) -> dict[str, Any]:
+        return prunes.prune(name, keep=keep, runs=runs, dry_run=dry_run, **_place(common))
+
+    if not dry_run and not yes:
+        if common.console.as_json or not sys.stdin.isatty():
+            raise click.UsageError("Nobody can be asked here: give --dry-run, or --yes to remove.")
+        prunes.show(go(dry_run=True), console=common.console)
+        click.confirm("Remove them?", abort=True, err=True)
+    prunes.show(go(dry_run=dry_run), console=common.console)
 
 
 @recurra.command()
@@ -480,6 +565,10 @@ def _load(conf: Sequence[Path], overrides: Sequence[str]) -> "Settings":
     from conf.load import load
 
     return load(conf, overrides)
+
+
+def _place(common: Common) -> dict[str, Any]:
+    return {"storage": common.storage, "tracking_uri": common.tracking_uri}
 
 
 def _surroundings(common: Common, **asked: Any) -> "Surroundings":

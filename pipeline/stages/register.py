@@ -7,10 +7,10 @@
       │
       ├─ not surely better ──▶ kept: the version stands there without an alias
       ▼
-    lock, read the champion again ── another one by now ──▶ judge again
+    lease, read the champion again ── another one by now ──▶ judge again
       │
       ▼
-    `previous`, the alias, the ledger ──▶ promoted
+    `previous`, the alias, the ledger ──▶ promoted          (backends/aliases.py)
 
 Every step can be repeated: a run killed anywhere in here goes on from what it finds. With an override the
 model goes on to its promotion where the gate would have rejected or kept it.
@@ -18,7 +18,7 @@ model goes on to its promotion where the gate would have rejected or kept it.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,12 +30,13 @@ from components.data.examples import examples
 from components.errors import ModelError
 from conf.load import resolved
 from conf.schema import Settings
-from pipeline.backends import ledger, workspace
+from pipeline.backends import workspace
+from pipeline.backends.aliases import Aliases
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.deliveries import MAX_TAG
 from pipeline.backends.ledger import Change
 from pipeline.backends.registry import DIGEST_TAG, MODEL_TAG, RUN_TAG, Packaging, Registry, Version
-from pipeline.backends.tracking import Store, Tracker
+from pipeline.backends.tracking import Tracker
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.judging import METRICS_TAG, Judge, data_tags
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from components.evaluation.verdicts import Verdict
 
 CODE = ("conf", "components", "pipeline")
-PREVIOUS = "previous"
 VERDICT = "verdict.json"
 NUM_EXAMPLES, NUM_PROVEN = 3, 64
 
@@ -102,6 +102,7 @@ class _Registration:
         self.registry = Registry(tracker.store)
         self.about = bundles.describe(folder.bundle)
         self.name, self.alias = settings.name, settings.registration.alias
+        self.aliases = Aliases(self.registry, self.name, folder.storage)
         self.judge = Judge(
             settings,
             folder=folder,
@@ -115,6 +116,7 @@ class _Registration:
         """Judge, register, prove, promote: drawn at the top of this file."""
         proven = False
         while True:
+            fence = self.aliases.fence(self.alias)
             champion = self.registry.by_alias(self.name, self.alias)
             if champion is not None and champion.tags.get(RUN_TAG) == self.folder.run_id:
                 return self._already(champion)
@@ -126,7 +128,7 @@ class _Registration:
             if not proven:
                 self._prove(version)
                 proven = True
-            if judged.verdict.decision == "kept" or self._promote(version, judged):
+            if judged.verdict.decision == "kept" or self._promote(version, judged, fence):
                 return self._summary(judged.verdict.to_json(), version)
             self.console.note("Another run became champion meanwhile: comparing with that one.")
 
@@ -183,32 +185,25 @@ class _Registration:
             f" the evaluation ({time.monotonic() - begun:.1f} s)"
         )
 
-    def _promote(self, version: Version, judged: _Judged) -> bool:
-        """Make it champion; False when the champion is no longer the one it was judged against."""
-        with workspace.locked(self.folder.storage, "promotion"):
+    def _promote(self, version: Version, judged: _Judged, fence: int) -> bool:
+        """Make it champion; False when something has happened to the alias since it was judged."""
+        with self.aliases.held() as turn:
             champion = self.registry.by_alias(self.name, self.alias)
-            if (champion and champion.number) != (judged.champion and judged.champion.number):
+            before = None if champion is None else champion.number
+            is_same = before == (judged.champion and judged.champion.number)
+            if not is_same or self.aliases.fence(self.alias) != fence:
                 return False
-            if champion is not None:
-                self.registry.point(self.name, PREVIOUS, champion.number)
-            self.registry.point(self.name, self.alias, version.number)
-            self._enter(version, champion, judged.verdict.reasons)
+            turn.settle(self.alias)
+            why = " ".join(judged.verdict.reasons)
+            turn.move(Change(self.alias, before, version.number, why, self.folder.run_id))
         return True
 
     def _already(self, champion: Version) -> dict[str, Any]:
         """The end of a promotion that was cut short after the alias was set."""
+        with self.aliases.held() as turn:
+            turn.settle(self.alias)
         verdict = json.loads((self.folder.evaluation / VERDICT).read_text("utf8"))
-        with workspace.locked(self.folder.storage, "promotion"):
-            if not any(change["run_id"] == self.folder.run_id for change in ledger.read(self.folder.storage)):
-                self._enter(champion, self.registry.by_alias(self.name, PREVIOUS), verdict["reasons"])
         return self._summary(verdict, champion)
-
-    def _enter(self, version: Version, champion: Version | None, reasons: Sequence[str]) -> None:
-        before = None if champion is None else champion.number
-        why = " ".join(reasons)
-        ledger.append(
-            self.folder.storage, Change(self.alias, before, version.number, why, self.folder.run_id)
-        )
 
     def _write(self, verdict: "Verdict") -> None:
         path = self.folder.evaluation / VERDICT
@@ -271,31 +266,3 @@ def attach_report(folder: RunFolder, *, tracker: Tracker) -> None:
     model = (folder.summary("register") or {}).get("mlflow_model_id")
     if model is not None:
         Registry(tracker.store).attach(model, folder.report)
-
-
-def models(name: str, *, storage: Path, tracking_uri: str) -> dict[str, Any]:
-    """A registered model's versions, newest first, and the changes of its aliases, oldest first.
-
-    Raises:
-        ModelError: there is no such model.
-        TrackerError: MLflow cannot be reached.
-    """
-    versions = Registry(Store(tracking_uri, patience=10.0)).known(name)
-    return {
-        "name": name,
-        "versions": [
-            {
-                "version": version.number,
-                "created": version.created,
-                "aliases": list(version.aliases),
-                "verdict": version.tags.get("verdict"),
-                "reasons": json.loads(version.tags.get("recurra.reasons", "[]")),
-                "metrics": json.loads(version.tags.get("recurra.metrics", "{}")),
-                "run_id": version.tags.get(RUN_TAG),
-                "parent_champion": version.tags.get("recurra.parent_champion") or None,
-                "uri": version.uri,
-            }
-            for version in versions
-        ],
-        "ledger": ledger.read(storage / name),
-    }
