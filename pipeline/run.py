@@ -144,6 +144,7 @@ class Surroundings:
     address: str | None
     console: Console
     signals: Signals
+    artifacts: str | None = None  # below which files go when the tracker is a database
     require_gpu: bool = False  # training without one is refused
     new_search: bool = False  # an unfinished search over other settings is left as it is
     reuse: str | None = None  # the run whose trials count in a new search
@@ -299,7 +300,9 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
     planned = plan(settings, storage=around.storage, tracking_uri=around.tracking_uri, until=until)
     if planned.nothing_to_do and planned.folder is not None:
         if tracking.has_unsent(planned.folder, around.tracking_uri):
-            tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
+            tracking.send_rest(
+                around.tracking_uri, folder=planned.folder, settings=settings, artifacts=around.artifacts
+            )
         return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
     reuse = None
     if planned.runs("tune"):
@@ -469,6 +472,7 @@ class _Work:
                 settings=settings,
                 warn=around.console.warn,
                 others=workspace.runs(around.storage, settings.name),
+                artifacts=around.artifacts,
             )
         )
         self.shared: dict[str, Any] = {"folder": folder, "cluster": self.cluster, "console": around.console}
