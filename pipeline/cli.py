@@ -356,6 +356,29 @@ def report(run_folder: str, open_it: bool, common: Common) -> None:
 
 
 @recurra.command()
+@click.argument("model")
+@click.option(
+    "--tolerance",
+    default=1e-6,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="How far a score, a loss or a probability may be from the recorded one.",
+)
+@click.option(
+    "--data", multiple=True, metavar="PATH", help="Where the data lie now, if they have moved; repeatable."
+)
+@_common
+def reproduce(model: str, tolerance: float, data: Sequence[str], common: Common) -> None:
+    """Train MODEL again from its recorded settings, data and seed; compare, and say what differs."""
+    from pipeline.reproduction import exit_code, show
+    from pipeline.reproduction import reproduce as train_again
+
+    found = train_again(model, tolerance=tolerance, data=data, around=_surroundings(common))
+    show(found, console=common.console)
+    sys.exit(exit_code(found))
+
+
+@recurra.command()
 @click.argument("conf", nargs=-1, type=click.Path(path_type=Path), metavar="[CONF]...")
 @_settings_parameters[1]
 @click.option(

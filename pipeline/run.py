@@ -422,10 +422,15 @@ def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
         if ours and not all(folder.is_done(stage.name, stage.key) for stage in planned.stages):
             folder.update(plan=planned.keys)
             return folder
+    return workspace.create(
+        planned.storage, planned.name, plan=planned.keys, versions=versions_here(), holder=stack
+    )
+
+
+def versions_here() -> dict[str, str]:
+    """Of Python and of every library that a result follows from."""
     libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
-    versions = {"python": platform.python_version()}
-    versions |= {library: metadata.version(library) for library in libraries}
-    return workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions, holder=stack)
+    return {"python": platform.python_version(), **{each: metadata.version(each) for each in libraries}}
 
 
 def _fits(folder: RunFolder, planned: Plan) -> bool:

@@ -8,7 +8,7 @@ fetch    a version's bundle, its digest checked against the version's tag
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -207,10 +207,40 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix=".bundle-", dir=parent) as scratch:
             yield self._download(version, scratch)
 
-    def _download(self, version: Version, scratch: str) -> Path:
-        place = self.store.patiently(
+    @contextmanager
+    def carried(self, version: Version, names: Collection[str]) -> Iterator[dict[str, Path]]:
+        """Files that lie beside the version's bundle, those of the names that are there, for a block's time.
+
+        Raises:
+            ModelError: its files are gone.
+        """
+        place = self._place(version)
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
+        there = self.store.patiently(
+            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
+        )
+        if not there:
+            raise ModelError(f"The files of {version.uri} are gone.", hint="Were they moved or deleted?")
+        with tempfile.TemporaryDirectory(prefix="recurra-carried-") as scratch:
+            found = {}
+            for name in {Path(each.path).name for each in there} & set(names):
+                wanted = f"{place.rstrip('/')}/{name}"
+                found[name] = Path(
+                    self.store.patiently(
+                        lambda client, wanted=wanted: artifacts.download_artifacts(
+                            artifact_uri=wanted, dst_path=scratch, tracking_uri=uri
+                        )
+                    )
+                )
+            yield found
+
+    def _place(self, version: Version) -> str:
+        return self.store.patiently(
             lambda client: client.get_model_version_download_uri(version.name, str(version.number))
         )
+
+    def _download(self, version: Version, scratch: str) -> Path:
+        place = self._place(version)
         try:
             folder = Path(self._copied(f"{place}/artifacts/bundle", scratch))
             about = describe(folder)

@@ -314,7 +314,6 @@ class Tracker(Recorder):
             problems=self.problems,
         )
 
-
     def _own_experiment(self) -> str:
         found = self.store.experiment(self.experiment)
         if problem := self.store.elsewhere(found):

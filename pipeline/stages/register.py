@@ -20,18 +20,19 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import bundles
 from components.data.examples import examples
 from components.errors import ModelError
+from components.training.checkpoints import HISTORY
 from conf.load import resolved
 from conf.schema import Settings
-from pipeline.backends import ledger, workspace
+from pipeline.backends import ledger, lineages, workspace
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.ledger import Change
+from pipeline.backends.packages import TUNED
 from pipeline.backends.registry import DIGEST_TAG, MODEL_TAG, RUN_TAG, Packaging, Registry, Version
 from pipeline.backends.tracking import Store, Tracker
 from pipeline.backends.workspace import RunFolder
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from components.evaluation.comparison import Verdict
 
-CODE = ("conf", "components", "pipeline")
 PREVIOUS = "previous"
 VERDICT = "verdict.json"
 NUM_EXAMPLES, NUM_PROVEN = 3, 64
@@ -155,12 +155,21 @@ class _Registration:
         run, experiment = self.tracker.mlflow_run_id(), self.tracker.experiment_id()
         assert run is not None and experiment is not None  # `require` has seen to it
         verdict = self.folder.evaluation / VERDICT
+        followed_from = self.folder.evaluation / lineages.LINEAGE
+        workspace.write_json(followed_from, lineages.lineage(self.folder))
         packaging = Packaging(
             bundle=self.folder.bundle,
             description=self.about,
             columns=bundles.encoding(self.folder.bundle).depths,
             example=examples(self.folder.data / "test", most=NUM_EXAMPLES).columns(self.about["id"]),
-            files=(self.folder.settings, self.folder.evaluation / "metrics.json", verdict),
+            files=(
+                self.folder.settings,
+                self.folder.tune / TUNED,
+                self.folder.checkpoints / HISTORY,
+                self.folder.evaluation / "metrics.json",
+                verdict,
+                followed_from,
+            ),
         )
         key = self.folder.run_id
         model = self.registry.log(packaging, run=run, experiment=experiment, key=key)
@@ -172,8 +181,6 @@ class _Registration:
 
     def _lineage(self) -> dict[str, str]:
         manifest = json.loads((self.folder.data / "manifest.json").read_text("utf8"))
-        root = Path(bundles.__file__).parents[1]
-        sources = [path for name in CODE for path in (root / name).rglob("*.py")]
         scores = json.loads((self.folder.evaluation / "metrics.json").read_text("utf8"))
         return {
             DIGEST_TAG: self.about["digest"],
@@ -181,7 +188,7 @@ class _Registration:
                 [manifest["splits"], manifest["inputs"], manifest["context"]]
             ),
             "recurra.settings_hash": workspace.fingerprint(resolved(self.settings)),
-            "recurra.code_version": f"{metadata.version('recurra')}+{workspace.code_digest(sources)[:12]}",
+            "recurra.code_version": lineages.code_version(),
             "recurra.metrics": json.dumps(scores["test"]),
         }
 
