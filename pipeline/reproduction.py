@@ -329,8 +329,8 @@ def _reasons(
         reasons.append(f"Changed since: {', '.join(changed)}; {effect}.")
     elif missed and record.lineage:
         reasons.append(
-            "Data, settings, seed, code, libraries and kind of machine are the same: what is left is the order "
-            "in which parallel hardware adds numbers up, as on GPUs. A larger --tolerance allows for it."
+            "Data, settings, seed, code, libraries and kind of machine are the same: what is left is the "
+            "order in which parallel hardware adds numbers up, as on GPUs. --tolerance allows for it."
         )
     if not record.lineage:
         reasons.append("An earlier release registered it without its lineage, so changes cannot be named.")

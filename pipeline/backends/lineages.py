@@ -21,7 +21,7 @@ CODE = ("conf", "components", "pipeline")
 
 
 def lineage(folder: RunFolder) -> dict[str, Any]:
-    """Of a run that was trained; a digest of rows follows from their content alone, not from where they lay."""
+    """Of a run that was trained; the digest of rows follows from their content, not from where they lay."""
     manifest = json.loads((folder.data / "manifest.json").read_text("utf8"))
     encoding = json.loads((folder.data / "encoding.json").read_text("utf8"))
     trained = folder.summary("train") or {}

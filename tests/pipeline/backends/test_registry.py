@@ -125,6 +125,13 @@ def test_a_versions_bundle_is_fetched_whole_and_gone_afterwards(registry, words,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_beside_the_bundle_are_fetched_as_far_as_they_are_there(registry, words):
+    with registry.carried(words.version, ("settings.yaml", "history.json")) as files:
+        assert set(files) == {"settings.yaml"}
+        assert files["settings.yaml"].read_text("utf8") == words.packaging.files[0].read_text("utf8")
+    assert not files["settings.yaml"].exists()
+
+
 def test_files_that_are_gone_damaged_or_exchanged_are_not_used(registry, log, place, tmp_path, make_bundle):
     gone = log("gone")
     folder = place / "mlartifacts" / "words" / "models" / gone.model / "artifacts" / "artifacts" / "bundle"
