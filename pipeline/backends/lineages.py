@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components import bundles
+from components.data.shards import content_digest
 from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 
@@ -30,7 +31,7 @@ def lineage(folder: RunFolder) -> dict[str, Any]:
             split: {
                 "rows": about["rows"],
                 "steps": about["steps"],
-                "digest": workspace.fingerprint([shard["sha256"] for shard in about["shards"]]),
+                "digest": content_digest(folder.data / split),
             }
             for split, about in manifest["splits"].items()
         },
@@ -41,6 +42,13 @@ def lineage(folder: RunFolder) -> dict[str, Any]:
         "kernel": trained.get("kernel", ""),
         "epochs": trained.get("epochs"),
     }
+
+
+def write(folder: RunFolder) -> Path:
+    """Write the lineage beside the evaluation; its path."""
+    path = folder.evaluation / LINEAGE
+    workspace.write_json(path, lineage(folder))
+    return path
 
 
 def code_version() -> str:

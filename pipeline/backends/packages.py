@@ -5,6 +5,7 @@ pyfunc_model.py       opens the bundle with the bundle's own code (pipeline/temp
 artifacts/bundle/     model, encoding, code
 requirements.txt      pinned
 settings.yaml         with every default; best.yaml too where a search chose
+README.md             the card
 lineage.json          rows, code, libraries and machine that the model followed from
 history.json          its epochs
 metrics.json  verdict.json

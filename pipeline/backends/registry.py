@@ -193,6 +193,12 @@ class Registry:
 
         self.store.patiently(set_all)
 
+    def describe(self, version: Version, text: str) -> None:
+        """Set what MLflow shows of a version."""
+        self.store.patiently(
+            lambda client: client.update_model_version(version.name, str(version.number), description=text)
+        )
+
     def point(self, name: str, alias: str, number: int) -> None:
         """Let an alias point to a version."""
         self.store.patiently(lambda client: client.set_registered_model_alias(name, alias, str(number)))

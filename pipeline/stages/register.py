@@ -29,6 +29,7 @@ from components.errors import ModelError
 from components.training.checkpoints import HISTORY
 from conf.load import resolved
 from conf.schema import Settings
+from pipeline import model_card
 from pipeline.backends import ledger, lineages, workspace
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.ledger import Change
@@ -57,6 +58,7 @@ def register(
         TrackerError: MLflow stayed away for longer than the tracker's patience.
         ModelError: the registered model did not answer as the evaluation did.
     """
+    lineages.write(folder)
     _log_data(tracker, folder, settings)
     _log_scores(tracker, folder)
     # The version needs the run, and the run's values are sent in order.
@@ -155,8 +157,7 @@ class _Registration:
         run, experiment = self.tracker.mlflow_run_id(), self.tracker.experiment_id()
         assert run is not None and experiment is not None  # `require` has seen to it
         verdict = self.folder.evaluation / VERDICT
-        followed_from = self.folder.evaluation / lineages.LINEAGE
-        workspace.write_json(followed_from, lineages.lineage(self.folder))
+        card = model_card.write(self.folder, self.settings)
         packaging = Packaging(
             bundle=self.folder.bundle,
             description=self.about,
@@ -168,15 +169,19 @@ class _Registration:
                 self.folder.checkpoints / HISTORY,
                 self.folder.evaluation / "metrics.json",
                 verdict,
-                followed_from,
+                self.folder.evaluation / lineages.LINEAGE,
+                card,
             ),
         )
         key = self.folder.run_id
         model = self.registry.log(packaging, run=run, experiment=experiment, key=key)
+        # The model may stand there from before, under another verdict.
         self.registry.attach(model, verdict)
+        self.registry.attach(model, card)
         tags = {**self._lineage(), **_verdict_tags(judged)}
         version = self.registry.create(self.name, model_id=model, run=run, key=key, tags=tags)
         self.registry.tag(version, tags)
+        self.registry.describe(version, model_card.description(card.read_text("utf8")))
         return version
 
     def _lineage(self) -> dict[str, str]:
@@ -185,7 +190,7 @@ class _Registration:
         return {
             DIGEST_TAG: self.about["digest"],
             "recurra.data_digest": workspace.fingerprint(
-                [manifest["splits"], manifest["inputs"], manifest["context"]]
+                [_read_lineage(self.folder)["splits"], manifest["inputs"], manifest["context"]]
             ),
             "recurra.settings_hash": workspace.fingerprint(resolved(self.settings)),
             "recurra.code_version": lineages.code_version(),
@@ -265,15 +270,18 @@ def _verdict_tags(judged: _Judged) -> dict[str, str]:
     }
 
 
+def _read_lineage(folder: RunFolder) -> dict[str, Any]:
+    return json.loads((folder.evaluation / lineages.LINEAGE).read_text("utf8"))
+
+
 def _log_data(tracker: Tracker, folder: RunFolder, settings: Settings) -> None:
     """Tell MLflow which data the run used."""
-    manifest = json.loads((folder.data / "manifest.json").read_text("utf8"))
     paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
     contexts = {"train": "training", "valid": "validation", "test": "testing"}
-    for split, about in manifest["splits"].items():
+    for split, about in _read_lineage(folder)["splits"].items():
         tracker.log_input(
             f"{settings.name}-{split}",
-            digest=workspace.fingerprint([shard["sha256"] for shard in about["shards"]]),
+            digest=about["digest"],
             source=", ".join(paths),
             context=contexts[split],
             profile={"rows": about["rows"], "steps": about["steps"]},
