@@ -228,17 +228,18 @@ class Registry:
         if not there:
             raise ModelError(f"The files of {version.uri} are gone.", hint="Were they moved or deleted?")
         with tempfile.TemporaryDirectory(prefix="recurra-carried-") as scratch:
-            found = {}
-            for name in {Path(each.path).name for each in there} & set(names):
+
+            def fetched(name: str) -> Path:
                 wanted = f"{place.rstrip('/')}/{name}"
-                found[name] = Path(
+                return Path(
                     self.store.patiently(
-                        lambda client, wanted=wanted: artifacts.download_artifacts(
+                        lambda client: artifacts.download_artifacts(
                             artifact_uri=wanted, dst_path=scratch, tracking_uri=uri
                         )
                     )
                 )
-            yield found
+
+            yield {name: fetched(name) for name in {Path(each.path).name for each in there} & set(names)}
 
     def _place(self, version: Version) -> str:
         return self.store.patiently(

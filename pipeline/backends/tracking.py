@@ -216,8 +216,10 @@ class Store:
             elif error.get_http_status_code() in (400, 409, 422):
                 kind = Refused
             raise kind(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
-        except (OSError, SQLAlchemyError, *_store_errors()) as error:
+        except (OSError, SQLAlchemyError) as error:
             raise TrackerError(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
+        except _store_errors() as error:
+            raise TrackerError(f"The store of MLflow's files: {_first_line(error)}") from error
 
 
 class Folder(Protocol):

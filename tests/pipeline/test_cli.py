@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
     "inspect", "check", "plan", "run", "prepare", "tune", "train", "evaluate", "register", "predict",
-    "models", "report", "doctor", "schema",
+    "models", "report", "reproduce", "doctor", "schema",
 ]  # fmt: skip
 
 
