@@ -110,7 +110,8 @@ def _network(settings: Settings) -> str:
     model = settings.model
     direction = "read from both ends" if model.bidirectional else "read forwards"
     crf = ", with a CRF over the labels" if model.crf else ""
-    return f"{model.layers} {model.cell} layers of {model.units} units, {direction}{crf}"
+    layers = "layer" if model.layers == 1 else "layers"
+    return f"{model.layers} {model.cell} {layers} of {model.units} units, {direction}{crf}"
 
 
 def _input(part: Any) -> dict[str, Any]:

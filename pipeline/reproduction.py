@@ -12,6 +12,7 @@ Nothing is registered, and MLflow hears nothing of it.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from components.data.readers import expand
 from components.errors import DataError, Interrupted, ModelError, Terminated
 from components.evaluation import agreements, rivals
 from components.training.checkpoints import HISTORY
-from conf.load import recorded
+from conf.load import Problem, SettingsError, recorded
 from conf.points import as_yaml
 from conf.schema import Settings
 from pipeline.backends import workspace
@@ -92,7 +93,12 @@ def reproduce(model: str, *, tolerance: float, data: Sequence[str], around: Surr
     Raises:
         ModelError: there is no such version, or it cannot be trained again.
         DataError: the data are gone or cannot be used.
+        SettingsError: the tolerance is not a number.
     """
+    if math.isnan(tolerance):  # which no limit of the option keeps out
+        raise SettingsError(
+            [Problem("--tolerance nan", "", "received nan, expected a number", "such as 1e-6")]
+        )
     registry = Registry(Store(around.tracking_uri, patience=PATIENCE_SECONDS))
     version = registry.resolve(model)
     record = _record(registry, version, data)

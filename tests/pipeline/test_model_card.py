@@ -25,7 +25,7 @@ def test_a_card_says_what_for_how_good_how_trained_and_how_to_call(evaluated, fo
     interval = f"{test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}"
     assert f"| accuracy | {test['accuracy']:.4f} | {interval} |" in text
     assert "also stand in training" in text
-    assert "- Network: 1 gru layers of 6 units, read from both ends" in text
+    assert "- Network: 1 gru layer of 6 units, read from both ends" in text
     assert 'load_model("models:/lines@champion")' in text
     (example,) = [line for line in text.splitlines() if line.startswith('{"dataframe_records"')]
     assert set(json.loads(example)["dataframe_records"][0]) == {"id", "frames"}
