@@ -23,7 +23,7 @@ from conf.schema import Settings
 from conf.spaces import KINDS
 from conf.validation import SPACE, validate
 
-__all__ = ["Problem", "SettingsError", "json_schema", "load", "resolved"]
+__all__ = ["Problem", "SettingsError", "json_schema", "load", "recorded", "resolved"]
 
 MAX_BYTES = 1 << 18
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -59,6 +59,22 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Settings
     if settings is None or mistakes.found:
         raise SettingsError(mistakes.problems())
     return settings
+
+
+def recorded(path: str | Path) -> Settings:
+    """The settings of a run's `settings.yaml`, in which every default stands too.
+
+    What equals its default counts as not given, so that it can be written, searched and changed again.
+
+    Raises:
+        SettingsError: with every mistake, as of `load`.
+    """
+    mistakes = Mistakes()
+    root = _file(Path(path), order=0, mistakes=mistakes)
+    settings = None if root is None else validate(root, mistakes, recorded=True)
+    if settings is None or mistakes.found:
+        raise SettingsError(mistakes.problems())
+    return Settings.model_validate(settings.model_dump(mode="json", by_alias=True, exclude_defaults=True))
 
 
 def resolved(settings: Settings) -> dict[str, Any]:

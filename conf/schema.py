@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from conf.sections import MAX_SEED as MAX_SEED
-from conf.sections import SMALLER_IS_BETTER, Metric, Section, Seed, conflict, listed
+from conf.sections import SMALLER_IS_BETTER, Metric, Section, Seed, conflict, given, listed
 from conf.spaces import TuneSettings
 
 MAX_FOLDS = 100
@@ -568,10 +568,10 @@ class ModelSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _has_effect(self) -> Self:
+    def _has_effect(self, info: ValidationInfo) -> Self:
         if self.own is not None:
             replaced = ("cell", "units", "layers", "bidirectional", "residual", "layer_norm", "unroll")
-            if found := next((name for name in replaced if name in self.model_fields_set), None):
+            if found := next((name for name in replaced if given(self, name, info)), None):
                 raise conflict(f"{found} has no effect beside own", at=found, hint=f"Leave {found} out.")
             if self.context == "state":
                 raise conflict("own has no first state", at="context", hint="Use readout or steps.")
@@ -724,8 +724,8 @@ class TrainSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _has_effect(self) -> Self:
-        if self.batch_steps is not None and "batch_size" in self.model_fields_set:
+    def _has_effect(self, info: ValidationInfo) -> Self:
+        if self.batch_steps is not None and given(self, "batch_size", info):
             raise conflict(
                 "batch_steps stands in place of batch_size", at="batch_steps", hint="Give one of them."
             )

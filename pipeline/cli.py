@@ -33,6 +33,7 @@ class Common:
 
     storage: Path
     tracking_uri: str
+    artifacts: str | None
     address: str | None
     console: "Console"
 
@@ -71,6 +72,7 @@ def _common(command: Command) -> Command:
         *args: Any,
         storage: Path,
         tracking_uri: str,
+        artifacts: str | None,
         address: str | None,
         as_json: bool,
         quiet: bool,
@@ -80,6 +82,7 @@ def _common(command: Command) -> Command:
         common = Common(
             storage=storage.absolute(),
             tracking_uri=_absolute_uri(tracking_uri),
+            artifacts=_artifact_root(artifacts, tracking_uri),
             address=address,
             console=_console(as_json=as_json, quiet=quiet, verbose=verbose),
         )
@@ -100,6 +103,13 @@ def _common(command: Command) -> Command:
             envvar="RECURRA_TRACKING_URI",
             show_default=True,
             help="MLflow server or database.",
+        ),
+        click.option(
+            "--artifacts",
+            envvar="RECURRA_ARTIFACTS",
+            metavar="FOLDER|s3://BUCKET/PREFIX",
+            help="Where the files of runs and models go when the tracker is a database."
+            "  [default: mlartifacts beside a SQLite file, else beside the storage]",
         ),
         click.option(
             "--address",
@@ -449,6 +459,29 @@ def report(run_folder: str, open_it: bool, common: Common) -> None:
 
 
 @recurra.command()
+@click.argument("model")
+@click.option(
+    "--tolerance",
+    default=1e-6,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="How far a score, a loss or a probability may be from the recorded one.",
+)
+@click.option(
+    "--data", multiple=True, metavar="PATH", help="Where the data lie now, if they have moved; repeatable."
+)
+@_common
+def reproduce(model: str, tolerance: float, data: Sequence[str], common: Common) -> None:
+    """Train MODEL again from its recorded settings, data and seed; compare, and say what differs."""
+    from pipeline.reproduction import exit_code, show
+    from pipeline.reproduction import reproduce as train_again
+
+    found = train_again(model, tolerance=tolerance, data=data, around=_surroundings(common))
+    show(found, console=common.console)
+    sys.exit(exit_code(found))
+
+
+@recurra.command()
 @click.argument("conf", nargs=-1, type=click.Path(path_type=Path), metavar="[CONF]...")
 @_settings_parameters[1]
 @click.option(
@@ -561,6 +594,17 @@ def _absolute_uri(uri: str) -> str:
         raise click.BadParameter(str(error), param_hint="--tracking-uri") from error
 
 
+def _artifact_root(place: str | None, tracking_uri: str) -> str | None:
+    from pipeline.backends.addresses import artifact_root
+
+    if place is None:
+        return None
+    try:
+        return artifact_root(place, Path.cwd(), tracking_uri=tracking_uri)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--artifacts") from error
+
+
 def _load(conf: Sequence[Path], overrides: Sequence[str]) -> "Settings":
     from conf.load import load
 
@@ -580,6 +624,7 @@ def _surroundings(common: Common, **asked: Any) -> "Surroundings":
     return Surroundings(
         storage=common.storage,
         tracking_uri=common.tracking_uri,
+        artifacts=common.artifacts,
         address=common.address,
         console=common.console,
         signals=signals,

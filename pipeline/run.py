@@ -159,6 +159,7 @@ class Surroundings:
     address: str | None
     console: Console
     signals: Signals
+    artifacts: str | None = None  # below which files go when the tracker is a database
     require_gpu: bool = False  # training without one is refused
     new_search: bool = False  # an unfinished search over other settings is left as it is
     reuse: str | None = None  # the run whose trials count in a new search
@@ -337,7 +338,9 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
     )
     if planned.nothing_to_do and planned.folder is not None:
         if tracking.has_unsent(planned.folder, around.tracking_uri):
-            tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
+            tracking.send_rest(
+                around.tracking_uri, folder=planned.folder, settings=settings, artifacts=around.artifacts
+            )
         if planned.override:
             around.console.note(
                 f"The override was not used: run {planned.folder.run_id} was promoted before. "
@@ -462,10 +465,15 @@ def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
         if ours and not planned.is_fulfilled(folder):
             folder.update(plan=planned.keys)
             return folder
+    return workspace.create(
+        planned.storage, planned.name, plan=planned.keys, versions=versions_here(), holder=stack
+    )
+
+
+def versions_here() -> dict[str, str]:
+    """Of Python and of every library that a result follows from."""
     libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
-    versions = {"python": platform.python_version()}
-    versions |= {library: metadata.version(library) for library in libraries}
-    return workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions, holder=stack)
+    return {"python": platform.python_version(), **{each: metadata.version(each) for each in libraries}}
 
 
 def _fits(folder: RunFolder, planned: Plan) -> bool:
@@ -512,6 +520,7 @@ class _Work:
                 settings=settings,
                 warn=around.console.warn,
                 others=workspace.runs(around.storage, settings.name),
+                artifacts=around.artifacts,
             )
         )
         self.shared: dict[str, Any] = {"folder": folder, "cluster": self.cluster, "console": around.console}

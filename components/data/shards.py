@@ -93,6 +93,26 @@ def shard_of(digests: pa.FixedSizeBinaryArray, num: int) -> np.ndarray:
     return (pairs[:, 0] * 256 + pairs[:, 1]) * num // 65536
 
 
+def content_digest(folder: Path) -> str:
+    """SHA-256 of what the rows of a split hold: inputs, lengths and labels, in the shards' order.
+
+    Unlike that of a shard, it is the same whatever the files were called, and wherever in them a row stood.
+    """
+    hashers = {name: hashlib.sha256() for name in ("digest", "length", "y")}
+    for path in sorted(folder.glob("*.parquet")):
+        file = pq.ParquetFile(path)
+        columns = [name for name in hashers if name in file.schema_arrow.names]
+        for batch in file.iter_batches(columns=columns):
+            for name in columns:
+                values = batch[name]
+                flat = values.flatten() if pa.types.is_list(values.type) else values
+                if pa.types.is_integer(flat.type):
+                    hashers[name].update(flat.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+                else:
+                    hashers[name].update(b"".join(flat.to_pylist()))
+    return hashlib.sha256(b"".join(hasher.digest() for hasher in hashers.values())).hexdigest()
+
+
 def flat_rows(values: Nested | Words, kind: pa.DataType) -> pa.ListArray:
     """Each row's values laid end to end, of the column's own type."""
     if isinstance(values, Words):

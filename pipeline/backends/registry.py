@@ -9,7 +9,7 @@ fetch    a version's bundle, its digest checked against the version's tag
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -194,6 +194,12 @@ class Registry:
 
         self.store.patiently(set_all)
 
+    def describe(self, version: Version, text: str) -> None:
+        """Set what MLflow shows of a version."""
+        self.store.patiently(
+            lambda client: client.update_model_version(version.name, str(version.number), description=text)
+        )
+
     def point(self, name: str, alias: str, number: int) -> None:
         """Let an alias point to a version."""
         self.store.patiently(lambda client: client.set_registered_model_alias(name, alias, str(number)))
@@ -301,6 +307,34 @@ class Registry:
         """
         with tempfile.TemporaryDirectory(prefix=".bundle-", dir=parent) as scratch:
             yield self._download(version, scratch)
+
+    @contextmanager
+    def carried(self, version: Version, names: Collection[str]) -> Iterator[dict[str, Path]]:
+        """Files that lie beside the version's bundle, those of the names that are there, for a block's time.
+
+        Raises:
+            ModelError: its files are gone.
+        """
+        place = self._place(version)
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
+        there = self.store.patiently(
+            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
+        )
+        if not there:
+            raise ModelError(f"The files of {version.uri} are gone.", hint="Were they moved or deleted?")
+        with tempfile.TemporaryDirectory(prefix="recurra-carried-") as scratch:
+
+            def fetched(name: str) -> Path:
+                wanted = f"{place.rstrip('/')}/{name}"
+                return Path(
+                    self.store.patiently(
+                        lambda client: artifacts.download_artifacts(
+                            artifact_uri=wanted, dst_path=scratch, tracking_uri=uri
+                        )
+                    )
+                )
+
+            yield {name: fetched(name) for name in {Path(each.path).name for each in there} & set(names)}
 
     def _download(self, version: Version, scratch: str) -> Path:
         place = self._place(version)

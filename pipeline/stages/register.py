@@ -21,20 +21,21 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import bundles
 from components.data.examples import examples
 from components.errors import ModelError
+from components.training.checkpoints import HISTORY
 from conf.load import resolved
 from conf.schema import Settings
-from pipeline.backends import workspace
+from pipeline import model_card
+from pipeline.backends import lineages, workspace
 from pipeline.backends.aliases import Aliases
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.deliveries import MAX_TAG
 from pipeline.backends.ledger import Change
+from pipeline.backends.packages import TUNED
 from pipeline.backends.registry import DIGEST_TAG, MODEL_TAG, RUN_TAG, Packaging, Registry, Version
 from pipeline.backends.tracking import Tracker
 from pipeline.backends.workspace import RunFolder
@@ -44,7 +45,6 @@ from pipeline.stages.judging import METRICS_TAG, Judge, data_tags
 if TYPE_CHECKING:
     from components.evaluation.verdicts import Verdict
 
-CODE = ("conf", "components", "pipeline")
 VERDICT = "verdict.json"
 NUM_EXAMPLES, NUM_PROVEN = 3, 64
 
@@ -67,6 +67,7 @@ def register(
         TrackerError: MLflow stayed away for longer than the tracker's patience.
         ModelError: the registered model did not answer as the evaluation did.
     """
+    lineages.write(folder)
     _log_data(tracker, folder, settings)
     _log_scores(tracker, folder)
     # The version needs the run, and the run's values are sent in order.
@@ -137,30 +138,40 @@ class _Registration:
         run, experiment = self.tracker.mlflow_run_id(), self.tracker.experiment_id()
         assert run is not None and experiment is not None  # `require` has seen to it
         verdict = self.folder.evaluation / VERDICT
+        card = model_card.write(self.folder, self.settings)
         packaging = Packaging(
             bundle=self.folder.bundle,
             description=self.about,
             columns=bundles.encoding(self.folder.bundle).depths,
             example=examples(self.folder.data / "test", most=NUM_EXAMPLES).columns(self.about["id"]),
-            files=(self.folder.settings, self.folder.evaluation / "metrics.json", verdict),
+            files=(
+                self.folder.settings,
+                self.folder.tune / TUNED,
+                self.folder.checkpoints / HISTORY,
+                self.folder.evaluation / "metrics.json",
+                verdict,
+                self.folder.evaluation / lineages.LINEAGE,
+                card,
+            ),
         )
         key = self.folder.run_id
         model = self.registry.log(packaging, run=run, experiment=experiment, key=key)
+        # The model may stand there from before, under another verdict.
         self.registry.attach(model, verdict)
+        self.registry.attach(model, card)
         tags = {**self._lineage(), **_verdict_tags(judged)}
         version = self.registry.create(self.name, model_id=model, run=run, key=key, tags=tags)
         self.registry.tag(version, tags)
+        self.registry.describe(version, model_card.description(card.read_text("utf8")))
         return version
 
     def _lineage(self) -> dict[str, str]:
-        root = Path(bundles.__file__).parents[1]
-        sources = [path for name in CODE for path in (root / name).rglob("*.py")]
         scores = json.loads((self.folder.evaluation / "metrics.json").read_text("utf8"))
         return {
             DIGEST_TAG: self.about["digest"],
             **data_tags(self.folder),
             "recurra.settings_hash": workspace.fingerprint(resolved(self.settings)),
-            "recurra.code_version": f"{metadata.version('recurra')}+{workspace.code_digest(sources)[:12]}",
+            "recurra.code_version": lineages.code_version(),
             METRICS_TAG: json.dumps(scores["test"]),
         }
 
@@ -240,13 +251,12 @@ def _verdict_tags(judged: _Judged) -> dict[str, str]:
 
 def _log_data(tracker: Tracker, folder: RunFolder, settings: Settings) -> None:
     """Tell MLflow which data the run used."""
-    manifest = json.loads((folder.data / "manifest.json").read_text("utf8"))
     paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
     contexts = {"train": "training", "valid": "validation", "test": "testing"}
-    for split, about in manifest["splits"].items():
+    for split, about in lineages.read(folder)["splits"].items():
         tracker.log_input(
             f"{settings.name}-{split}",
-            digest=workspace.fingerprint([shard["sha256"] for shard in about["shards"]]),
+            digest=about["digest"],
             source=", ".join(paths),
             context=contexts[split],
             profile={"rows": about["rows"], "steps": about["steps"]},

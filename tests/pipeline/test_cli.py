@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
     "inspect", "check", "plan", "run", "prepare", "tune", "train", "evaluate", "register", "predict",
-    "models", "promote", "rollback", "prune", "report", "doctor", "schema",
+    "models", "promote", "rollback", "prune", "report", "reproduce", "doctor", "schema",
 ]  # fmt: skip
 
 
@@ -443,3 +443,25 @@ def test_a_required_gpu_that_is_not_there_is_an_error_of_the_surroundings(
     assert "sees no GPU that it can use" in said["error"]
     assert not list(place.glob("runs/lines/*/run.json"))
     assert not (place / "mlflow.db").exists()
+
+
+def test_a_place_for_files_is_refused_where_a_server_decides(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = listing(place)
+    said = failure(
+        capsys, "run", "lines.yaml", "--tracking-uri", "http://127.0.0.1:1", "--artifacts", "files", "--json"
+    )
+    assert said["exit_code"] == 2
+    assert "--artifacts" in said["error"]
+    assert "a tracking server decides itself" in said["error"]
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan", "2"])
+def test_a_tolerance_that_cannot_be_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], tolerance: str
+) -> None:
+    said = failure(capsys, "reproduce", "models:/lines/1", "--tolerance", tolerance, "--json")
+    assert said["exit_code"] == 2
+    assert "--tolerance" in said["error"]
