@@ -209,6 +209,8 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
     named = dict(zip(relative_names(files), files, strict=True)) | given
     inputs["prepare"]["data"] = {name: digests[file.shown] for name, file in named.items()}
     inputs["prepare"]["settings"]["data.inputs"] = [_without_path(each) for each in flat["data.inputs"]]
+    if settings.kept:
+        inputs["prepare"]["settings"]["columns kept for evaluation"] = list(settings.kept)
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
     return inputs
 

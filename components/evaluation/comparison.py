@@ -106,7 +106,9 @@ def decide(
     if champion is None:
         rule = Rule("champion", True, "This is the first model: there is no champion yet.")
         return _end(case.blank(), "promoted", rules, rule)
-    return case.against(read(champion, task=task, labels=labels), rules)
+    # The champion's rows are the same ones, so they are of the same groups.
+    theirs = replace(read(champion, task=task, labels=labels), groups=case.answers.groups)
+    return case.against(theirs, rules)
 
 
 def _end(blank: Verdict, decision: Decision, rules: Sequence[Rule], last: Rule) -> Verdict:
@@ -218,8 +220,9 @@ class _Case:
     def _lack(self, num_differing: int, theirs: float, bounds: Interval) -> str:
         """Why the rows cannot tell the models apart; empty when they can."""
         n = len(self.answers)
-        if n < MIN_SEQUENCES:
-            return f"{n} test sequences, and it takes {MIN_SEQUENCES}"
+        if (found := self.answers.num_independent) < MIN_SEQUENCES:
+            of = "sequences" if self.answers.groups is None else "groups of sequences"
+            return f"{found} test {of}, and it takes {MIN_SEQUENCES}"
         # If chance alone favoured either model on each of these, one model would win all of them too often.
         least = math.ceil(math.log2(2 / (1 - self.confidence)))
         if num_differing < least:
