@@ -810,6 +810,11 @@ class EvaluateSettings(Section):
         "speaker; the intervals then draw whole groups. Null: that of `data.split` where it is by group, "
         "else each sequence counts as independent.",
     )
+    examples: Paths | None = Field(
+        default=None,
+        description="Rows that must come out right: a file, a folder, a glob, a URL or a list of them, in "
+        "the format of the data and relative to the settings file; null: none.",
+    )
 
 
 def _has_floor(value: object) -> object:

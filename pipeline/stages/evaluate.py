@@ -5,6 +5,7 @@ evaluation/
   metrics.json          {"valid": {...}, "test": {...}}, each metric with _low and _high
   slices.json           {"valid": {"length": [...], ...}, "test": ...} (see components/evaluation/slices.py)
   details.json          of test: per_class, confusion, reliability, unseen, worst; and `again`
+  examples.json         {"num": 12, "num_right": 11, "rows": [...]}: rows that must come out right
   baselines.json        {"split": "test", "baselines": [...]}
 """
 
@@ -22,6 +23,8 @@ from pipeline.console import Console
 BASELINES = "baselines.json"
 DETAILS = "details.json"
 SLICES = "slices.json"
+EXAMPLES = "examples.json"
+NUM_TOLD = 3  # wrong examples on the terminal
 NUM_WORST = 12
 # Of a worst sequence as it is kept for drawing.
 MAX_DRAWN_STEPS, MAX_DRAWN_FEATURES = 200, 1024
@@ -57,9 +60,22 @@ def evaluate(
     console.note(_sentence(metrics["test"], beside))
     if unseen := json.loads((folder.evaluation / DETAILS).read_text("utf8"))["unseen"]:
         console.note(f"test: {unseen['sentence']}")
+    for sentence in _of_examples(folder):
+        console.note(sentence)
     for sentence in _of_slices(folder, settings, metrics["test"]):
         console.note(f"test: {sentence}")
     return {"metrics": metrics, "baselines": {each["name"]: _accuracy(each) for each in beside}}
+
+
+def _of_examples(folder: RunFolder) -> Iterator[str]:
+    """How many behaviour examples came out right, and the first that did not."""
+    from components.evaluation import behaviours
+
+    found = json.loads((folder.evaluation / EXAMPLES).read_text("utf8"))
+    if found["num"]:
+        wrong = [behaviours.sentence(row) for row in found["rows"] if not row["right"]]
+        more = [f"and {len(wrong) - NUM_TOLD} more"] if len(wrong) > NUM_TOLD else []
+        yield "; ".join([f"examples: {found['num_right']} of {found['num']} right", *wrong[:NUM_TOLD], *more])
 
 
 def _of_slices(folder: RunFolder, settings: Settings, test: Mapping[str, Any]) -> Iterator[str]:
@@ -69,8 +85,8 @@ def _of_slices(folder: RunFolder, settings: Settings, test: Mapping[str, Any]) -
     families = json.loads((folder.evaluation / SLICES).read_text("utf8"))["test"]
     if worse := flagged(families):
         yield (
-            f"{worse[0]['sentence']}; {len(worse)} of {looked_at(families)} slices are surely worse than all"
-            " other rows"
+            f"{worse[0]['sentence']}; surely worse than all other rows: {len(worse)} of"
+            f" {looked_at(families)} slices"
         )
     if test.get("num_groups", 2) < 2:
         yield (
@@ -116,7 +132,7 @@ def evaluate_on_worker(
 
     from components import bundles
     from components.data.batches import SequenceSet
-    from components.evaluation import answers, scoring
+    from components.evaluation import answers, behaviours, scoring
     from components.evaluation.properties import Properties, rare_labels, with_groups
     from components.evaluation.slices import slices
 
@@ -164,6 +180,7 @@ def evaluate_on_worker(
         "worst": _worst(tables["test"], data=data, task=settings.task, labels=labels),
         "again": {"training": predictor.about["metrics"], "bundle": scores["valid"].metrics},
     }
+    write_json(target / EXAMPLES, behaviours.judged(settings, bundle=bundle))
     metrics = {split: each.metrics for split, each in scores.items()}
     for name, value in ((SLICES, found), (DETAILS, details), ("metrics.json", metrics)):
         write_json(target / name, value)

@@ -52,7 +52,7 @@ def test_a_run_reports_what_the_contract_says(finished: Finished) -> None:
     for name in (
         "settings.yaml", "run.json", "data/encoding.json", "data/profile.json", "bundle/bundle.json",
         "evaluation/metrics.json", "evaluation/predictions.parquet", "evaluation/slices.json",
-        "evaluation/verdict.json", "report.html",
+        "evaluation/examples.json", "evaluation/verdict.json", "report.html",
     ):  # fmt: skip
         assert (run / name).exists(), name
 
