@@ -340,7 +340,6 @@ def test_what_evaluation_alone_reads_is_the_columns_of_slices_and_groups() -> No
 
 @pytest.mark.parametrize("role", ["slices", "groups"])
 def test_a_column_of_steps_tells_no_kinds_of_sequences_apart(role: str) -> None:
-    column = data()["inputs"][0]["column"]
-    asked = {"groups": column} if role == "groups" else {"slices": [{"column": column}]}
+    asked = {"groups": "frames"} if role == "groups" else {"slices": [{"column": "labels"}]}
     with pytest.raises(ValidationError, match="has a value for each time step"):
         settings(evaluate=asked)

@@ -155,9 +155,7 @@ def test_examples_are_answered_by_the_bundle_and_the_wrong_ones_told(
     expected = [list(labels) for labels in answers["labels"]]
     expected[2][0] = flipped[expected[2][0]]
     expected[3] = [None] * len(expected[3])
-    asked = [
-        {"id": row["id"], "frames": row["frames"], "labels": e} for row, e in zip(rows, expected, strict=True)
-    ]
+    asked = [{**row, "labels": labels} for row, labels in zip(rows, expected, strict=True)]
     file = tmp_path / "must.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in asked), "utf8")
     settings = evaluated.settings.model_copy(
