@@ -11,7 +11,7 @@ evaluation/
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def evaluate_on_worker(
     from components import bundles
     from components.data.batches import SequenceSet
     from components.evaluation import answers, behaviours, scoring
-    from components.evaluation.properties import Properties, rare_labels, with_groups
+    from components.evaluation.properties import Properties, with_groups
     from components.evaluation.slices import slices
 
     predictor = bundles.open(bundle)
@@ -161,16 +161,9 @@ def evaluate_on_worker(
         "confidence": settings.gate.confidence,
     }
     scores = {split: scoring.score(table, **terms) for split, table in tables.items()}
-    rare = rare_labels(json.loads((data / "profile.json").read_text("utf8"))["splits"]["train"]["labels"])
+    about_slices = {"declared": settings.evaluate.slices, "rare": _rare(data), **terms}
     found = {
-        split: slices(
-            table,
-            declared=settings.evaluate.slices,
-            properties=properties[split],
-            rare=rare,
-            **terms,
-        )
-        for split, table in tables.items()
+        split: slices(table, properties=properties[split], **about_slices) for split, table in tables.items()
     }
     details = {
         "per_class": scores["test"].per_class,
@@ -185,6 +178,12 @@ def evaluate_on_worker(
     for name, value in ((SLICES, found), (DETAILS, details), ("metrics.json", metrics)):
         write_json(target / name, value)
     yield metrics
+
+
+def _rare(data: Path) -> Collection[str]:
+    from components.evaluation.properties import rare_labels
+
+    return rare_labels(json.loads((data / "profile.json").read_text("utf8"))["splits"]["train"]["labels"])
 
 
 def _worst(table: Any, *, data: Path, task: str, labels: Sequence[str]) -> list[dict[str, Any]]:

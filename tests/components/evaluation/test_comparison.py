@@ -154,3 +154,27 @@ def test_every_rule_is_kept_in_order_with_its_numbers(model):
     assert (floor.metric, floor.value, floor.against) == ("accuracy", 0.9, 0.5)
     assert floor.low < 0.9 < floor.high
     assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["decision"] == "promoted"
+
+
+def test_rows_of_few_groups_are_too_few_to_tell_and_those_of_many_are_drawn_by_group(class_table):
+    right = [True] * 90 + [False] * 30
+    table, other = (
+        class_table(["a"] * 120, ["a" if each else "b" for each in said]) for said in (right, right[::-1])
+    )
+    terms = {
+        "task": "classification",
+        "labels": ("a", "b"),
+        "floors": {},
+        "better_on": "accuracy",
+        "confidence": 0.95,
+        "bootstrap": 200,
+    }
+    few, many = (
+        decide(
+            table.append_column("group", pa.array([f"g{row // size}" for row in range(120)])), other, **terms
+        )
+        for size in (10, 2)
+    )
+    assert few.reasons == ("Too little data to tell: 12 test groups of sequences, and it takes 30.",)
+    single = decide(table, other, **terms)
+    assert many.high - many.low > 1.2 * (single.high - single.low)
