@@ -118,6 +118,7 @@ def test_slices_by_length_hold_all_rows(evaluated: Started) -> None:
         assert sum(each["num_sequences"] for each in slices) == len(predictions(evaluated, split))
 
 
+@pytest.mark.slow
 def test_groups_and_slices_of_a_column_reach_the_scores_and_the_predictions(tmp_path: Path) -> None:
     rows = lines(60) | {"who": [f"s{row % 12}" for row in range(60)]}
     run = start(
@@ -136,6 +137,7 @@ def test_groups_and_slices_of_a_column_reach_the_scores_and_the_predictions(tmp_
     assert baseline["num_groups"] == read(run, "metrics")["test"]["num_groups"]
 
 
+@pytest.mark.slow
 def test_a_single_group_gives_no_intervals_and_says_so(tmp_path: Path) -> None:
     rows = lines(40) | {"who": ["one"] * 40}
     run = start(tmp_path, rows, train={"epochs": 1}, evaluate={"groups": "who"})
