@@ -201,8 +201,11 @@ def _sentence(entry: Mapping[str, Any]) -> str:
 
 def _lengths(answers: Answers) -> Iterator[Slice]:
     for low, high, rows in _bands(answers.lengths, NUM_BANDS):
-        name = f"length {low:g}" if low == high else f"length {low:g} to {high:g}"
-        yield Slice("length", name, rows, {"low": int(low), "high": int(high)})
+        yield Slice("length", _length_name(int(low), int(high)), rows, {"low": int(low), "high": int(high)})
+
+
+def _length_name(low: int, high: int) -> str:
+    return f"length {low}" if low == high else f"length {low} to {high}"
 
 
 def _bands(values: np.ndarray, most: int) -> Iterator[tuple[float, float, np.ndarray]]:
@@ -219,16 +222,14 @@ def _bands(values: np.ndarray, most: int) -> Iterator[tuple[float, float, np.nda
 def _declared(
     answers: Answers, properties: Properties, declared: Sequence[str | ColumnSlice | LengthSlice]
 ) -> Iterator[Slice]:
-    taken = {"length"}  # the bands, which are always there
+    # A range that is one of the bands has the same rows.
+    taken = {band.name for band in _lengths(answers)}
     for each in declared:
         if isinstance(each, LengthSlice):
             low, high = each.length
             rows = (answers.lengths >= low) & (answers.lengths <= high)
-            made = [
-                Slice(
-                    "declared lengths", f"length {low} to {high}, declared", rows, {"low": low, "high": high}
-                )
-            ]
+            bounds = {"low": low, "high": high}
+            made = [Slice("declared lengths", _length_name(low, high), rows, bounds)]
         elif isinstance(each, ColumnSlice):
             family = f"column {each.column}" if each.column == "length" else each.column
             made = [

@@ -87,7 +87,7 @@ def test_only_the_values_named_are_slices_also_those_that_no_row_has(class_table
         ("ok = maybe", 0),
     ]
     assert found["ok"][1]["accuracy"] is None
-    assert [each["name"] for each in found["declared lengths"]] == ["length 3 to 4, declared"]
+    assert [each["name"] for each in found["declared lengths"]] == ["length 3 to 4"]
     assert json.dumps(found)
 
 
