@@ -5,8 +5,8 @@
                │          (the last word wins)
                └─ mappings merge; lists and single values replace
 
-Relative paths (`data.path`, `vectors` of inputs, also where a search chooses among some) are taken from the
-file that says them, and from the current folder in `--set`.
+Relative paths (`data.path`, `evaluate.examples`, `vectors` of inputs, also where a search chooses among some)
+are taken from the file that says them, and from the current folder in `--set`.
 """
 
 import glob
@@ -211,6 +211,9 @@ def _paths(root: Entry) -> Iterator[tuple[Key, Entry]]:
     if path := _reach(root, "data", "path"):
         for _, item in _items(path) if isinstance(path.value, list | dict) else [("", path)]:
             yield ("data", "path"), item
+    if path := _reach(root, "evaluate", "examples"):
+        for _, item in _items(path) if isinstance(path.value, list | dict) else [("", path)]:
+            yield ("evaluate", "examples"), item
     if inputs := _reach(root, "data", "inputs"):
         for number, each in _items(inputs):
             if vectors := each.child("vectors"):

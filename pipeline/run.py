@@ -20,6 +20,7 @@ from components.data import vectors
 from components.data.readers import expand
 from components.data.readers.paths import File, relative_names
 from components.errors import DataError
+from components.evaluation import behaviours
 from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
 from pipeline import report
@@ -31,7 +32,7 @@ from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.evaluate import baselines, evaluate
 from pipeline.stages.predict import predict
-from pipeline.stages.prepare import prepare
+from pipeline.stages.prepare import check_examples, prepare
 from pipeline.stages.register import attach_report, register
 from pipeline.stages.search import trial_folder
 from pipeline.stages.train import adopt, require_gpu, train
@@ -242,6 +243,16 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
     named = dict(zip(relative_names(files), files, strict=True)) | given
     inputs["prepare"]["data"] = {name: digests[file.shown] for name, file in named.items()}
     inputs["prepare"]["settings"]["data.inputs"] = [_without_path(each) for each in flat["data.inputs"]]
+    if shown := behaviours.paths(settings):
+        files = expand(shown, settings.data.format)
+        digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
+        names = relative_names(files)
+        inputs["evaluate"]["data"] = {
+            name: digests[file.shown] for name, file in zip(names, files, strict=True)
+        }
+    inputs["evaluate"]["settings"].pop("evaluate.examples", None)
+    if settings.kept:
+        inputs["prepare"]["settings"]["columns kept for evaluation"] = list(settings.kept)
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
     return inputs
 
@@ -541,6 +552,8 @@ class _Work:
             if stage.name == "tune":
                 # What follows is of the best trial.
                 self.settings = tuned(self.given, self.folder)
+            if stage.name == "prepare" and stage.source and self.planned.runs("evaluate"):
+                check_examples(self.settings, self.folder.data)
             # From here on there is something to tell: the rows can be used.
             self.tracker.begin()
         self.folder.update(mlflow_run_id=self.tracker.mlflow_run_id())

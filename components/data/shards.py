@@ -58,6 +58,7 @@ class Content:
     inputs: tuple[pa.DataType, ...]
     context: tuple[pa.DataType, ...]
     per_step: bool
+    num_kept: int = 0  # columns of text that evaluation alone reads
 
     def names(self) -> list[str]:
         """Columns of the inputs, then of the context."""
@@ -66,7 +67,7 @@ class Content:
 
 
 def schema(content: Content) -> pa.Schema:
-    """The columns of a shard."""
+    """The columns of a shard; `k` are those that evaluation alone reads, as text."""
     columns = {
         "row": pa.int64(),
         "id": pa.string(),
@@ -74,6 +75,7 @@ def schema(content: Content) -> pa.Schema:
         "length": pa.int32(),
         **{f"x{i}": pa.list_(kind) for i, kind in enumerate(content.inputs)},
         **{f"c{i}": kind for i, kind in enumerate(content.context)},
+        **{f"k{i}": pa.string() for i in range(content.num_kept)},
         "y": pa.list_(pa.int32()) if content.per_step else pa.int32(),
         "digest": pa.binary(DIGEST_BYTES),
     }
