@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from conf.schema import Settings
     from pipeline.console import Console
     from pipeline.run import Surroundings
+    from pipeline.stages.predict import OnBadRow
 
 DEFAULT_STORAGE = "runs"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
@@ -325,6 +326,17 @@ _stage_command(
 )
 @click.option("--n-best", default=0, type=click.IntRange(0), help="Also the N most probable labels.")
 @click.option("--distribution", is_flag=True, help="Also the probability of every label.")
+@click.option(
+    "--on-bad-row",
+    type=click.Choice(["fail", "drop"]),
+    default="fail",
+    show_default=True,
+    help="What becomes of rows that do not fit; drop: no answer, and listed in OUT.rejected.parquet.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="Processes that predict; left out: as the rows are worth."
+)
+@click.option("--restart", is_flag=True, help="Throw away what the same command left when it was stopped.")
 @_common
 def predict(
     model: str,
@@ -333,21 +345,31 @@ def predict(
     file_format: str,
     n_best: int,
     distribution: bool,
+    on_bad_row: "OnBadRow",
+    workers: int | None,
+    restart: bool,
     common: Common,
 ) -> None:
     """Predict new rows with MODEL: models:/name@alias, models:/name/3 or a run folder."""
     from pipeline.run import predict_rows
+    from pipeline.stages.predict import Options
 
+    options = Options(
+        file_format=file_format, n_best=n_best, distribution=distribution, on_bad_row=on_bad_row
+    )
     summary = predict_rows(
         model,
         list(data),
         out=out.absolute(),
-        file_format=file_format,
-        n_best=n_best,
-        distribution=distribution,
+        options=options,
+        workers=workers,
+        restart=restart,
         around=_surroundings(common),
     )
-    common.console.result(f"{summary['rows']:,} predictions by {summary['model']} in {out}", summary)
+    text = f"{summary['rows'] - summary['bad_rows']:,} predictions by {summary['model']} in {out}"
+    if summary["bad_rows"]:
+        text += f"\n{summary['bad_rows']:,} rows have none: see {summary['rejected']}"
+    common.console.result(text, summary)
 
 
 @recurra.command()

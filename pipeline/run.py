@@ -26,12 +26,13 @@ from conf.schema import Settings, TokenInput
 from pipeline import report
 from pipeline.backends import tracking, workspace
 from pipeline.backends.cluster import Cluster, Future
+from pipeline.backends.pools import Pool
 from pipeline.backends.signals import Signals
 from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.evaluate import baselines, evaluate
-from pipeline.stages.predict import predict
+from pipeline.stages.predict import Options, predict
 from pipeline.stages.prepare import check_examples, prepare
 from pipeline.stages.register import attach_report, register
 from pipeline.stages.search import trial_folder
@@ -678,10 +679,10 @@ def predict_rows(
     data: Sequence[str],
     *,
     out: Path,
-    n_best: int,
-    distribution: bool,
+    options: Options,
     around: Surroundings,
-    file_format: str = "auto",
+    workers: int | None = None,
+    restart: bool = False,
 ) -> dict[str, Any]:
     """Answers of a registered model, or of a run's, for new rows; see `stages/predict.py`."""
     with Cluster(address=around.address, num_gpus="auto", note=around.console.detail) as cluster:
@@ -692,10 +693,11 @@ def predict_rows(
             out=out,
             tracking_uri=around.tracking_uri,
             cluster=cluster,
+            pool=Pool(cluster, warn=around.console.warn),
             console=around.console,
-            file_format=file_format,
-            n_best=n_best,
-            distribution=distribution,
+            options=options,
+            workers=workers,
+            restart=restart,
             # Workers on other machines see the storage, but not this one's temporary folder.
             scratch=around.storage if around.address else None,
         )
