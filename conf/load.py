@@ -5,8 +5,8 @@
                │          (the last word wins)
                └─ mappings merge; lists and single values replace
 
-Relative paths (`data.path`, `vectors` of inputs, also where a search chooses among some) are taken from the
-file that says them, and from the current folder in `--set`.
+Relative paths (`data.path`, `evaluate.examples`, `vectors` of inputs, also where a search chooses among some)
+are taken from the file that says them, and from the current folder in `--set`.
 """
 
 import glob
@@ -23,7 +23,7 @@ from conf.schema import Settings
 from conf.spaces import KINDS
 from conf.validation import SPACE, validate
 
-__all__ = ["Problem", "SettingsError", "json_schema", "load", "resolved"]
+__all__ = ["Problem", "SettingsError", "json_schema", "load", "recorded", "resolved"]
 
 MAX_BYTES = 1 << 18
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -59,6 +59,22 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Settings
     if settings is None or mistakes.found:
         raise SettingsError(mistakes.problems())
     return settings
+
+
+def recorded(path: str | Path) -> Settings:
+    """The settings of a run's `settings.yaml`, in which every default stands too.
+
+    What equals its default counts as not given, so that it can be written, searched and changed again.
+
+    Raises:
+        SettingsError: with every mistake, as of `load`.
+    """
+    mistakes = Mistakes()
+    root = _file(Path(path), order=0, mistakes=mistakes)
+    settings = None if root is None else validate(root, mistakes, recorded=True)
+    if settings is None or mistakes.found:
+        raise SettingsError(mistakes.problems())
+    return Settings.model_validate(settings.model_dump(mode="json", by_alias=True, exclude_defaults=True))
 
 
 def resolved(settings: Settings) -> dict[str, Any]:
@@ -195,6 +211,9 @@ def _paths(root: Entry) -> Iterator[tuple[Key, Entry]]:
     if path := _reach(root, "data", "path"):
         for _, item in _items(path) if isinstance(path.value, list | dict) else [("", path)]:
             yield ("data", "path"), item
+    if path := _reach(root, "evaluate", "examples"):
+        for _, item in _items(path) if isinstance(path.value, list | dict) else [("", path)]:
+            yield ("evaluate", "examples"), item
     if inputs := _reach(root, "data", "inputs"):
         for number, each in _items(inputs):
             if vectors := each.child("vectors"):

@@ -34,6 +34,7 @@ class Common:
 
     storage: Path
     tracking_uri: str
+    artifacts: str | None
     address: str | None
     console: "Console"
 
@@ -72,6 +73,7 @@ def _common(command: Command) -> Command:
         *args: Any,
         storage: Path,
         tracking_uri: str,
+        artifacts: str | None,
         address: str | None,
         as_json: bool,
         quiet: bool,
@@ -81,6 +83,7 @@ def _common(command: Command) -> Command:
         common = Common(
             storage=storage.absolute(),
             tracking_uri=_absolute_uri(tracking_uri),
+            artifacts=_artifact_root(artifacts, tracking_uri),
             address=address,
             console=_console(as_json=as_json, quiet=quiet, verbose=verbose),
         )
@@ -101,6 +104,13 @@ def _common(command: Command) -> Command:
             envvar="RECURRA_TRACKING_URI",
             show_default=True,
             help="MLflow server or database.",
+        ),
+        click.option(
+            "--artifacts",
+            envvar="RECURRA_ARTIFACTS",
+            metavar="FOLDER|s3://BUCKET/PREFIX",
+            help="Where the files of runs and models go when the tracker is a database."
+            "  [default: mlartifacts beside a SQLite file, else beside the storage]",
         ),
         click.option(
             "--address",
@@ -189,6 +199,9 @@ def plan(conf: Sequence[Path], overrides: Sequence[str], common: Common) -> None
         common.console.result("", {"stages": rows})
     else:
         common.console.table("", ["stage", "would", "because"], [list(row.values()) for row in rows])
+
+
+_alias_option = click.option("--alias", default="champion", show_default=True, help="Which alias.")
 
 
 _gpu_option = click.option(
@@ -461,15 +474,97 @@ def serve(
 
 
 @recurra.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option(
+    "--at",
+    metavar="DATE",
+    help="Which version was champion then: an ISO date (its end) or instant; local time without an offset.",
+)
+@click.option(
+    "--diff",
+    nargs=2,
+    type=click.IntRange(1),
+    metavar="A B",
+    help="How two versions differ: settings, data, schema, scores, code, libraries.",
+)
+@_alias_option
 @_common
-def models(name: str, common: Common) -> None:
-    """Versions of a registered model: aliases, scores with intervals, verdicts, promotions."""
-    from pipeline.outcomes import show_models
-    from pipeline.stages.register import models as known
+def models(
+    name: str | None, at: str | None, diff: tuple[int, int] | None, alias: str, common: Common
+) -> None:
+    """Versions of a registered model: aliases, scores, verdicts, promotions; without NAME all models."""
+    from pipeline import versions
 
-    found = known(name, storage=common.storage, tracking_uri=common.tracking_uri)
-    show_models(found, console=common.console)
+    uri = common.tracking_uri
+    if (at and diff) or (name is None and (at or diff)):
+        raise click.UsageError("--at and --diff need a NAME, and do not go together.")
+    if name is None:
+        versions.show_all(versions.all_models(tracking_uri=uri), console=common.console)
+    elif diff:
+        from pipeline import differences
+
+        differences.show(differences.difference(name, *diff, tracking_uri=uri), console=common.console)
+    else:
+        known = versions.models(name, storage=common.storage, tracking_uri=uri)
+        if at:
+            versions.show_champion(versions.champion_at(at, known, alias=alias), console=common.console)
+        else:
+            versions.show_models(known, console=common.console)
+
+
+@recurra.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1))
+@click.option("--why", required=True, help="The reason, for the ledger.")
+@_alias_option
+@_common
+def promote(name: str, version: int, why: str, alias: str, common: Common) -> None:
+    """Let the alias point to VERSION, whatever its verdict was; its files are checked first."""
+    from pipeline import promotions
+
+    outcome = promotions.promote(name, version, why=why, alias=alias, **_place(common))
+    promotions.show(outcome, console=common.console)
+
+
+@recurra.command()
+@click.argument("name")
+@click.option("--why", default="rolled back", show_default=True, help="The reason, for the ledger.")
+@click.option("--again", is_flag=True, help="Go one version further back, right after another rollback.")
+@click.option(
+    "--to", type=click.IntRange(1), metavar="VERSION", help="Back to this one, which was there before."
+)
+@_alias_option
+@_common
+def rollback(name: str, why: str, again: bool, to: int | None, alias: str, common: Common) -> None:
+    """Let the alias point to the version before the present one, as the ledger tells."""
+    from pipeline import promotions
+
+    outcome = promotions.rollback(name, why=why, alias=alias, again=again, to=to, **_place(common))
+    promotions.show(outcome, console=common.console)
+
+
+@recurra.command()
+@click.argument("name")
+@click.option(
+    "--keep", required=True, type=click.IntRange(1), metavar="N", help="The newest N versions stay."
+)
+@click.option("--runs", is_flag=True, help="Remove also run folders that are older than those versions.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed, and how many bytes.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_common
+def prune(name: str, keep: int, runs: bool, dry_run: bool, yes: bool, common: Common) -> None:
+    """Remove old versions with their files; never one with an alias, nor the one before it."""
+    from pipeline import prunes
+
+    def go(*, dry_run: bool) -> dict[str, Any]:
+        return prunes.prune(name, keep=keep, runs=runs, dry_run=dry_run, **_place(common))
+
+    if not dry_run and not yes:
+        if common.console.as_json or not sys.stdin.isatty():
+            raise click.UsageError("Nobody can be asked here: give --dry-run, or --yes to remove.")
+        prunes.show(go(dry_run=True), console=common.console)
+        click.confirm("Remove them?", abort=True, err=True)
+    prunes.show(go(dry_run=dry_run), console=common.console)
 
 
 @recurra.command()
@@ -484,6 +579,29 @@ def report(run_folder: str, open_it: bool, common: Common) -> None:
     common.console.result(str(path), {"report": str(path)})
     if open_it:
         click.launch(path.as_uri())
+
+
+@recurra.command()
+@click.argument("model")
+@click.option(
+    "--tolerance",
+    default=1e-6,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="How far a score, a loss or a probability may be from the recorded one.",
+)
+@click.option(
+    "--data", multiple=True, metavar="PATH", help="Where the data lie now, if they have moved; repeatable."
+)
+@_common
+def reproduce(model: str, tolerance: float, data: Sequence[str], common: Common) -> None:
+    """Train MODEL again from its recorded settings, data and seed; compare, and say what differs."""
+    from pipeline.reproduction import exit_code, show
+    from pipeline.reproduction import reproduce as train_again
+
+    found = train_again(model, tolerance=tolerance, data=data, around=_surroundings(common))
+    show(found, console=common.console)
+    sys.exit(exit_code(found))
 
 
 @recurra.command()
@@ -599,10 +717,25 @@ def _absolute_uri(uri: str) -> str:
         raise click.BadParameter(str(error), param_hint="--tracking-uri") from error
 
 
+def _artifact_root(place: str | None, tracking_uri: str) -> str | None:
+    from pipeline.backends.addresses import artifact_root
+
+    if place is None:
+        return None
+    try:
+        return artifact_root(place, Path.cwd(), tracking_uri=tracking_uri)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--artifacts") from error
+
+
 def _load(conf: Sequence[Path], overrides: Sequence[str]) -> "Settings":
     from conf.load import load
 
     return load(conf, overrides)
+
+
+def _place(common: Common) -> dict[str, Any]:
+    return {"storage": common.storage, "tracking_uri": common.tracking_uri}
 
 
 def _surroundings(common: Common, **asked: Any) -> "Surroundings":
@@ -614,6 +747,7 @@ def _surroundings(common: Common, **asked: Any) -> "Surroundings":
     return Surroundings(
         storage=common.storage,
         tracking_uri=common.tracking_uri,
+        artifacts=common.artifacts,
         address=common.address,
         console=common.console,
         signals=signals,

@@ -1,4 +1,4 @@
-"""What came of a run and what stands in the registry, as JSON and as text."""
+"""What came of a run, as JSON and as text."""
 
 import json
 from collections.abc import Mapping
@@ -135,34 +135,3 @@ def find_report(run: str, *, storage: Path) -> Path:
                 f"Run {path.name} has no report yet.", hint="`recurra run` writes it at its end."
             )
     raise ModelError(f"There is no run {run!r} in {storage}.", hint="Give a run folder, a run id or a name.")
-
-
-def show_models(known: Mapping[str, Any], *, console: Console) -> None:
-    """A registered model's versions and the promotions among them."""
-    rows = []
-    for version in known["versions"]:
-        aliases = " ".join(f"@{alias}" for alias in version["aliases"])
-        score = _score("accuracy", version["metrics"]) if "accuracy" in version["metrics"] else ""
-        rows.append(
-            [version["version"], aliases, version["verdict"] or "", score, _moment(version["created"])]
-        )
-    if not console.as_json:
-        console.table(known["name"], ["version", "alias", "verdict", "on its test rows", "created"], rows)
-        changes = [
-            [
-                _moment(each["at"]),
-                f"@{each['alias']}",
-                each["from"] or "-",
-                each["to"],
-                each["who"],
-                each["why"],
-            ]
-            for each in known["ledger"]
-        ]
-        console.table("\nPromotions", ["when", "alias", "from", "to", "who", "why"], changes)
-    console.result("", known)
-
-
-def _moment(iso: str) -> str:
-    """An ISO instant as people read it."""
-    return iso[:16].replace("T", " ")

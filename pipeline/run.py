@@ -20,6 +20,7 @@ from components.data import vectors
 from components.data.readers import expand
 from components.data.readers.paths import File, relative_names
 from components.errors import DataError
+from components.evaluation import behaviours
 from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
 from pipeline import report
@@ -32,7 +33,7 @@ from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.evaluate import baselines, evaluate
 from pipeline.stages.predict import Options, predict
-from pipeline.stages.prepare import prepare
+from pipeline.stages.prepare import check_examples, prepare
 from pipeline.stages.register import attach_report, register
 from pipeline.stages.search import trial_folder
 from pipeline.stages.train import adopt, require_gpu, train
@@ -160,6 +161,7 @@ class Surroundings:
     address: str | None
     console: Console
     signals: Signals
+    artifacts: str | None = None  # below which files go when the tracker is a database
     require_gpu: bool = False  # training without one is refused
     new_search: bool = False  # an unfinished search over other settings is left as it is
     reuse: str | None = None  # the run whose trials count in a new search
@@ -242,6 +244,16 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
     named = dict(zip(relative_names(files), files, strict=True)) | given
     inputs["prepare"]["data"] = {name: digests[file.shown] for name, file in named.items()}
     inputs["prepare"]["settings"]["data.inputs"] = [_without_path(each) for each in flat["data.inputs"]]
+    if shown := behaviours.paths(settings):
+        files = expand(shown, settings.data.format)
+        digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
+        names = relative_names(files)
+        inputs["evaluate"]["data"] = {
+            name: digests[file.shown] for name, file in zip(names, files, strict=True)
+        }
+    inputs["evaluate"]["settings"].pop("evaluate.examples", None)
+    if settings.kept:
+        inputs["prepare"]["settings"]["columns kept for evaluation"] = list(settings.kept)
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
     return inputs
 
@@ -338,7 +350,9 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
     )
     if planned.nothing_to_do and planned.folder is not None:
         if tracking.has_unsent(planned.folder, around.tracking_uri):
-            tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
+            tracking.send_rest(
+                around.tracking_uri, folder=planned.folder, settings=settings, artifacts=around.artifacts
+            )
         if planned.override:
             around.console.note(
                 f"The override was not used: run {planned.folder.run_id} was promoted before. "
@@ -463,10 +477,15 @@ def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
         if ours and not planned.is_fulfilled(folder):
             folder.update(plan=planned.keys)
             return folder
+    return workspace.create(
+        planned.storage, planned.name, plan=planned.keys, versions=versions_here(), holder=stack
+    )
+
+
+def versions_here() -> dict[str, str]:
+    """Of Python and of every library that a result follows from."""
     libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
-    versions = {"python": platform.python_version()}
-    versions |= {library: metadata.version(library) for library in libraries}
-    return workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions, holder=stack)
+    return {"python": platform.python_version(), **{each: metadata.version(each) for each in libraries}}
 
 
 def _fits(folder: RunFolder, planned: Plan) -> bool:
@@ -513,6 +532,7 @@ class _Work:
                 settings=settings,
                 warn=around.console.warn,
                 others=workspace.runs(around.storage, settings.name),
+                artifacts=around.artifacts,
             )
         )
         self.shared: dict[str, Any] = {"folder": folder, "cluster": self.cluster, "console": around.console}
@@ -533,6 +553,8 @@ class _Work:
             if stage.name == "tune":
                 # What follows is of the best trial.
                 self.settings = tuned(self.given, self.folder)
+            if stage.name == "prepare" and stage.source and self.planned.runs("evaluate"):
+                check_examples(self.settings, self.folder.data)
             # From here on there is something to tell: the rows can be used.
             self.tracker.begin()
         self.folder.update(mlflow_run_id=self.tracker.mlflow_run_id())

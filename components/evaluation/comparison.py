@@ -13,7 +13,7 @@ The difference is resampled in pairs over whole sequences: both models see the s
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,9 @@ def decide(
         told = "This is the first model: there is no champion yet."
         rules.append(Rule("champion", True, told, "a champion to beat", "none yet"))
         return case.end("promoted", "first", rules)
-    return case.against(read(champion, task=task, labels=labels), rules)
+    # The champion's rows are the same ones, so they are of the same groups.
+    theirs = replace(read(champion, task=task, labels=labels), groups=case.answers.groups)
+    return case.against(theirs, rules)
 
 
 def _incomparable(obstacle: Obstacle) -> Rule:
@@ -195,12 +197,12 @@ class _Case:
         if not lack and (found.low > 0 or found.high < 0):
             return self.end("kept", "not better", [*rules, better], **more)
         needed = more["num_sequences_needed"] = self._needed(value - theirs, resamples, num_differing)
-        told = _would_tell(needed, value - theirs)
+        told = self._would_tell(needed, value - theirs)
         if not lack:
             return self.end("kept", "not better", [*rules, better], **more).with_note(told)
-        asked = "a difference other than zero" if needed is None else f"about {_about(needed)} test sequences"
+        asked = "a difference other than zero" if needed is None else f"about {_about(needed)} {self._units}"
         lacking = f"Too little data to tell: {lack}. {told}"
-        rule = Rule("enough data", False, lacking, asked, f"{_num_independent(self.answers):,}")
+        rule = Rule("enough data", False, lacking, asked, f"{self.answers.num_independent:,}")
         return self.end("kept", "too little data", [*rules, better, rule], hint=LITTLE_HINT, **more)
 
     def _num_differing(self, champion: Answers) -> int:
@@ -220,9 +222,9 @@ class _Case:
 
     def _lack(self, num_differing: int, theirs: float, found: Interval) -> str:
         """Why the rows cannot tell the models apart; empty when they can."""
-        n, num_independent = len(self.answers), _num_independent(self.answers)
+        n, num_independent = len(self.answers), self.answers.num_independent
         if num_independent < MIN_SEQUENCES:
-            return f"{num_independent} test sequences, and it takes {MIN_SEQUENCES}"
+            return f"{num_independent} {self._units}, and it takes {MIN_SEQUENCES}"
         if num_differing < self._least_differing:
             takes = self._least_differing
             return f"the models differ on {num_differing} of {n:,} sequences, and it takes {takes}"
@@ -233,6 +235,17 @@ class _Case:
                 f" leaves no more than {gain:.4f} to gain"
             )
         return ""
+
+    @property
+    def _units(self) -> str:
+        """What the rows that would tell are counted in: what the bootstrap draws."""
+        return "test sequences" if self.answers.groups is None else "test groups of sequences"
+
+    def _would_tell(self, needed: int | None, difference: float) -> str:
+        if needed is None:
+            return f"No number of {self._units} would tell, as long as the models score the same."
+        told = f"About {_about(needed)} {self._units} would tell"
+        return f"{told}, if the difference is truly {difference:+.4f}."
 
     @property
     def _least_differing(self) -> int:
@@ -296,21 +309,10 @@ def _reasons(decision: Decision, rules: Sequence[Rule]) -> tuple[str, ...]:
     return (*limits, *slices, rules[-1].sentence)
 
 
-def _would_tell(needed: int | None, difference: float) -> str:
-    if needed is None:
-        return "No number of test sequences would tell, as long as the models score the same."
-    return f"About {_about(needed)} test sequences would tell, if the difference is truly {difference:+.4f}."
-
-
 def _about(num: int) -> str:
     """A number rounded up to its first two digits."""
     unit = 10 ** max(0, len(str(num)) - 2)
     return f"{math.ceil(num / unit) * unit:,}"
-
-
-def _num_independent(answers: Answers) -> int:
-    """How many independent things the answers are about."""
-    return len(answers)
 
 
 def _value(answers: Answers, metric: str) -> float:

@@ -4,8 +4,10 @@
 {"at": "2026-01-01T03:00:07+00:00", ...}
 """
 
+import getpass
 import json
 import os
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +53,14 @@ def read(path: Path) -> list[dict[str, Any]]:
         with suppress(ValueError):
             found.append(json.loads(line))
     return found
+
+
+def who() -> str:
+    """The user and the machine, as journals name them."""
+    user = "unknown"
+    with suppress(OSError, KeyError, ImportError):  # a container's user may have no name
+        user = getpass.getuser()
+    return f"{user}@{socket.gethostname()}"
 
 
 def _last_byte(file: Any) -> bytes:

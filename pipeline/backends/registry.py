@@ -6,10 +6,11 @@ resolve  models:/name@alias or models:/name/3 to one version
 fetch    a version's bundle, its digest checked against the version's tag
 """
 
+import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.backends.packages import Packaging, save
 from pipeline.backends.tracking import Store
 
 RUN_TAG, DIGEST_TAG, MODEL_TAG = "recurra.run_id", "recurra.bundle_digest", "recurra.mlflow_model_id"
+COMMAND_SECONDS = 10.0
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<number>\d+)|@(?P<alias>[\w-]+))")
 
 
@@ -158,8 +160,7 @@ class Registry:
             )
         versions = self.versions(name)
         if not versions:
-            names = self.store.patiently(lambda client: client.search_registered_models())
-            near = nearest(name, [model.name for model in names])
+            near = nearest(name, self.names())
             raise ModelError(
                 f"There is no registered model {name!r}.",
                 hint=f"Did you mean {near!r}?" if near else "`recurra run` registers one.",
@@ -193,9 +194,109 @@ class Registry:
 
         self.store.patiently(set_all)
 
+    def describe(self, version: Version, text: str) -> None:
+        """Set what MLflow shows of a version."""
+        self.store.patiently(
+            lambda client: client.update_model_version(version.name, str(version.number), description=text)
+        )
+
     def point(self, name: str, alias: str, number: int) -> None:
         """Let an alias point to a version."""
         self.store.patiently(lambda client: client.set_registered_model_alias(name, alias, str(number)))
+
+    def name_tags(self, name: str) -> dict[str, str]:
+        """The tags of the registered model itself; none when it is not there."""
+        try:
+            return dict(self.store.patiently(lambda client: client.get_registered_model(name)).tags)
+        except NotThere:
+            return {}
+
+    def tag_name(self, name: str, key: str, value: str) -> None:
+        """Set a tag of the registered model itself."""
+        self.store.patiently(lambda client: client.set_registered_model_tag(name, key, value))
+
+    def names(self) -> list[str]:
+        """The names of all registered models."""
+
+        def all_pages(client: Any) -> list[Any]:
+            page = client.search_registered_models()
+            found = list(page)
+            while page.token:
+                page = client.search_registered_models(page_token=page.token)
+                found += page
+            return found
+
+        return [] if self.store.is_empty else [model.name for model in self.store.patiently(all_pages)]
+
+    def read(self, version: Version, file: str) -> str | None:
+        """A text file that stands beside the version's model, or None."""
+        place = self._place(version)
+        folder, _, _ = f"/{file}".rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="recurra-file-") as scratch:
+            try:
+                # Asked first, because a download takes its time to find that there is nothing.
+                there = {Path(each.path).name for each in self._listed(f"{place}{folder}")}
+                if Path(file).name not in there:
+                    return None
+                return Path(self._downloaded(f"{place}/{file}", scratch)).read_text("utf8")
+            except Refused:
+                return None
+
+    def inputs(self, version: Version) -> dict[str, dict[str, Any]]:
+        """What data the version's run told of, by split: digest, rows and steps."""
+        try:
+            run = self.store.patiently(lambda client: client.get_run(version.run_id))
+        except Refused:  # deleted, or never there
+            return {}
+        found = {}
+        for given in run.inputs.dataset_inputs:
+            split = given.dataset.name.rpartition("-")[2]
+            found[split] = {"digest": given.dataset.digest, **json.loads(given.dataset.profile or "{}")}
+        return found
+
+    def size(self, version: Version) -> int:
+        """Bytes that the files of the version's model take; 0 where another version shares them."""
+        return 0 if self._is_shared(version) else self._bytes(self._place(version))
+
+    def delete(self, version: Version) -> None:
+        """Remove a version and, unless another version shares them, the files of its model.
+
+        Files first: a version that a kill leaves is seen and removed the next time, files would not be.
+        """
+        if not self._is_shared(version):
+            place, uri = self._place(version), self.store.uri
+            repository = self.store.mlflow.store.artifact.artifact_repository_registry
+            if self._bytes(place):
+                self.store.patiently(
+                    lambda client: repository.get_artifact_repository(
+                        place, tracking_uri=uri
+                    ).delete_artifacts()
+                )
+            if model := version.tags.get(MODEL_TAG):
+                with suppress(NotThere):
+                    self.store.patiently(lambda client: client.delete_logged_model(model))
+        number = str(version.number)
+        self.store.patiently(lambda client: client.delete_model_version(version.name, number))
+
+    def _is_shared(self, version: Version) -> bool:
+        where = f"tags.`{MODEL_TAG}` = '{version.tags.get(MODEL_TAG, '')}'"
+        return MODEL_TAG in version.tags and len(self._search(where)) > 1
+
+    def _bytes(self, place: str) -> int:
+        files = self._listed(place)
+        total = 0
+        while files:
+            file = files.pop()
+            if file.is_dir:
+                files += self._listed(f"{place}/{file.path}")
+            total += file.file_size or 0
+        return total
+
+    def _place(self, version: Version) -> str:
+        """Where the version's files lie."""
+        return self.store.patiently(
+            lambda client: client.get_model_version_download_uri(version.name, str(version.number))
+        )
 
     @contextmanager
     def fetch(self, version: Version, *, parent: Path | None = None) -> Iterator[Path]:
@@ -207,10 +308,36 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix=".bundle-", dir=parent) as scratch:
             yield self._download(version, scratch)
 
-    def _download(self, version: Version, scratch: str) -> Path:
-        place = self.store.patiently(
-            lambda client: client.get_model_version_download_uri(version.name, str(version.number))
+    @contextmanager
+    def carried(self, version: Version, names: Collection[str]) -> Iterator[dict[str, Path]]:
+        """Files that lie beside the version's bundle, those of the names that are there, for a block's time.
+
+        Raises:
+            ModelError: its files are gone.
+        """
+        place = self._place(version)
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
+        there = self.store.patiently(
+            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
         )
+        if not there:
+            raise ModelError(f"The files of {version.uri} are gone.", hint="Were they moved or deleted?")
+        with tempfile.TemporaryDirectory(prefix="recurra-carried-") as scratch:
+
+            def fetched(name: str) -> Path:
+                wanted = f"{place.rstrip('/')}/{name}"
+                return Path(
+                    self.store.patiently(
+                        lambda client: artifacts.download_artifacts(
+                            artifact_uri=wanted, dst_path=scratch, tracking_uri=uri
+                        )
+                    )
+                )
+
+            yield {name: fetched(name) for name in {Path(each.path).name for each in there} & set(names)}
+
+    def _download(self, version: Version, scratch: str) -> Path:
+        place = self._place(version)
         try:
             folder = Path(self._copied(f"{place}/artifacts/bundle", scratch))
             about = describe(folder)
@@ -224,13 +351,21 @@ class Registry:
         return folder
 
     def _copied(self, place: str, scratch: str) -> str:
-        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
         # Asked first, because a download takes its time to find that there is nothing.
-        there = self.store.patiently(
-            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
-        )
-        if not there:
+        if not self._listed(place):
             raise Refused("they are not there.")
+        return self._downloaded(place, scratch)
+
+    def _listed(self, place: str) -> list[Any]:
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
+        return list(
+            self.store.patiently(
+                lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
+            )
+        )
+
+    def _downloaded(self, place: str, scratch: str) -> str:
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
         return self.store.patiently(
             lambda client: artifacts.download_artifacts(
                 artifact_uri=place, dst_path=scratch, tracking_uri=uri
@@ -257,6 +392,11 @@ class Registry:
             return found
 
         return self.store.patiently(all_pages)
+
+
+def opened(uri: str) -> Registry:
+    """The registry for a command that somebody waits for."""
+    return Registry(Store(uri, patience=COMMAND_SECONDS))
 
 
 def _cut(tags: Mapping[str, str]) -> dict[str, str]:

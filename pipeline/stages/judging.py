@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components import bundles
 from components.errors import ModelError
 from conf.schema import Settings
-from pipeline.backends import workspace
+from pipeline.backends import lineages, workspace
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.registry import Registry, Version
 from pipeline.backends.workspace import RunFolder
@@ -128,10 +128,10 @@ class Judge:
 def data_tags(folder: RunFolder) -> dict[str, str]:
     """Digests of a run's prepared data, and of the test rows among them."""
     manifest = json.loads((folder.data / "manifest.json").read_text("utf8"))
-    about = [manifest["inputs"], manifest["context"]]
+    about, splits = [manifest["inputs"], manifest["context"]], lineages.read(folder)["splits"]
     return {
-        DATA_TAG: workspace.fingerprint([manifest["splits"], *about]),
-        TEST_TAG: workspace.fingerprint([manifest["splits"]["test"], *about]),
+        DATA_TAG: workspace.fingerprint([splits, *about]),
+        TEST_TAG: workspace.fingerprint([splits["test"], *about]),
     }
 
 

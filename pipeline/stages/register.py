@@ -7,10 +7,10 @@
       │
       ├─ not surely better ──▶ kept: the version stands there without an alias
       ▼
-    lock, read the champion again ── another one by now ──▶ judge again
+    lease, read the champion again ── another one by now ──▶ judge again
       │
       ▼
-    `previous`, the alias, the ledger ──▶ promoted
+    `previous`, the alias, the ledger ──▶ promoted          (backends/aliases.py)
 
 Every step can be repeated: a run killed anywhere in here goes on from what it finds. With an override the
 model goes on to its promotion where the gate would have rejected or kept it.
@@ -18,24 +18,26 @@ model goes on to its promotion where the gate would have rejected or kept it.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import bundles
 from components.data.examples import examples
 from components.errors import ModelError
+from components.training.checkpoints import HISTORY
 from conf.load import resolved
 from conf.schema import Settings
-from pipeline.backends import ledger, workspace
+from pipeline import model_card
+from pipeline.backends import lineages, workspace
+from pipeline.backends.aliases import Aliases
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.deliveries import MAX_TAG
 from pipeline.backends.ledger import Change
+from pipeline.backends.packages import TUNED
 from pipeline.backends.registry import DIGEST_TAG, MODEL_TAG, RUN_TAG, Packaging, Registry, Version
-from pipeline.backends.tracking import Store, Tracker
+from pipeline.backends.tracking import Tracker
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.judging import METRICS_TAG, Judge, data_tags
@@ -43,8 +45,6 @@ from pipeline.stages.judging import METRICS_TAG, Judge, data_tags
 if TYPE_CHECKING:
     from components.evaluation.verdicts import Verdict
 
-CODE = ("conf", "components", "pipeline")
-PREVIOUS = "previous"
 VERDICT = "verdict.json"
 NUM_EXAMPLES, NUM_PROVEN = 3, 64
 
@@ -67,6 +67,7 @@ def register(
         TrackerError: MLflow stayed away for longer than the tracker's patience.
         ModelError: the registered model did not answer as the evaluation did.
     """
+    lineages.write(folder)
     _log_data(tracker, folder, settings)
     _log_scores(tracker, folder)
     # The version needs the run, and the run's values are sent in order.
@@ -102,6 +103,7 @@ class _Registration:
         self.registry = Registry(tracker.store)
         self.about = bundles.describe(folder.bundle)
         self.name, self.alias = settings.name, settings.registration.alias
+        self.aliases = Aliases(self.registry, self.name, folder.storage)
         self.judge = Judge(
             settings,
             folder=folder,
@@ -115,6 +117,7 @@ class _Registration:
         """Judge, register, prove, promote: drawn at the top of this file."""
         proven = False
         while True:
+            fence = self.aliases.fence(self.alias)
             champion = self.registry.by_alias(self.name, self.alias)
             if champion is not None and champion.tags.get(RUN_TAG) == self.folder.run_id:
                 return self._already(champion)
@@ -126,7 +129,7 @@ class _Registration:
             if not proven:
                 self._prove(version)
                 proven = True
-            if judged.verdict.decision == "kept" or self._promote(version, judged):
+            if judged.verdict.decision == "kept" or self._promote(version, judged, fence):
                 return self._summary(judged.verdict.to_json(), version)
             self.console.note("Another run became champion meanwhile: comparing with that one.")
 
@@ -135,30 +138,40 @@ class _Registration:
         run, experiment = self.tracker.mlflow_run_id(), self.tracker.experiment_id()
         assert run is not None and experiment is not None  # `require` has seen to it
         verdict = self.folder.evaluation / VERDICT
+        card = model_card.write(self.folder, self.settings)
         packaging = Packaging(
             bundle=self.folder.bundle,
             description=self.about,
             columns=bundles.encoding(self.folder.bundle).depths,
             example=examples(self.folder.data / "test", most=NUM_EXAMPLES).columns(self.about["id"]),
-            files=(self.folder.settings, self.folder.evaluation / "metrics.json", verdict),
+            files=(
+                self.folder.settings,
+                self.folder.tune / TUNED,
+                self.folder.checkpoints / HISTORY,
+                self.folder.evaluation / "metrics.json",
+                verdict,
+                self.folder.evaluation / lineages.LINEAGE,
+                card,
+            ),
         )
         key = self.folder.run_id
         model = self.registry.log(packaging, run=run, experiment=experiment, key=key)
+        # The model may stand there from before, under another verdict.
         self.registry.attach(model, verdict)
+        self.registry.attach(model, card)
         tags = {**self._lineage(), **_verdict_tags(judged)}
         version = self.registry.create(self.name, model_id=model, run=run, key=key, tags=tags)
         self.registry.tag(version, tags)
+        self.registry.describe(version, model_card.description(card.read_text("utf8")))
         return version
 
     def _lineage(self) -> dict[str, str]:
-        root = Path(bundles.__file__).parents[1]
-        sources = [path for name in CODE for path in (root / name).rglob("*.py")]
         scores = json.loads((self.folder.evaluation / "metrics.json").read_text("utf8"))
         return {
             DIGEST_TAG: self.about["digest"],
             **data_tags(self.folder),
             "recurra.settings_hash": workspace.fingerprint(resolved(self.settings)),
-            "recurra.code_version": f"{metadata.version('recurra')}+{workspace.code_digest(sources)[:12]}",
+            "recurra.code_version": lineages.code_version(),
             METRICS_TAG: json.dumps(scores["test"]),
         }
 
@@ -183,32 +196,25 @@ class _Registration:
             f" the evaluation ({time.monotonic() - begun:.1f} s)"
         )
 
-    def _promote(self, version: Version, judged: _Judged) -> bool:
-        """Make it champion; False when the champion is no longer the one it was judged against."""
-        with workspace.locked(self.folder.storage, "promotion"):
+    def _promote(self, version: Version, judged: _Judged, fence: int) -> bool:
+        """Make it champion; False when something has happened to the alias since it was judged."""
+        with self.aliases.held() as turn:
             champion = self.registry.by_alias(self.name, self.alias)
-            if (champion and champion.number) != (judged.champion and judged.champion.number):
+            before = None if champion is None else champion.number
+            is_same = before == (judged.champion and judged.champion.number)
+            if not is_same or self.aliases.fence(self.alias) != fence:
                 return False
-            if champion is not None:
-                self.registry.point(self.name, PREVIOUS, champion.number)
-            self.registry.point(self.name, self.alias, version.number)
-            self._enter(version, champion, judged.verdict.reasons)
+            turn.settle(self.alias)
+            why = " ".join(judged.verdict.reasons)
+            turn.move(Change(self.alias, before, version.number, why, self.folder.run_id))
         return True
 
     def _already(self, champion: Version) -> dict[str, Any]:
         """The end of a promotion that was cut short after the alias was set."""
+        with self.aliases.held() as turn:
+            turn.settle(self.alias)
         verdict = json.loads((self.folder.evaluation / VERDICT).read_text("utf8"))
-        with workspace.locked(self.folder.storage, "promotion"):
-            if not any(change["run_id"] == self.folder.run_id for change in ledger.read(self.folder.storage)):
-                self._enter(champion, self.registry.by_alias(self.name, PREVIOUS), verdict["reasons"])
         return self._summary(verdict, champion)
-
-    def _enter(self, version: Version, champion: Version | None, reasons: Sequence[str]) -> None:
-        before = None if champion is None else champion.number
-        why = " ".join(reasons)
-        ledger.append(
-            self.folder.storage, Change(self.alias, before, version.number, why, self.folder.run_id)
-        )
 
     def _write(self, verdict: "Verdict") -> None:
         path = self.folder.evaluation / VERDICT
@@ -245,13 +251,12 @@ def _verdict_tags(judged: _Judged) -> dict[str, str]:
 
 def _log_data(tracker: Tracker, folder: RunFolder, settings: Settings) -> None:
     """Tell MLflow which data the run used."""
-    manifest = json.loads((folder.data / "manifest.json").read_text("utf8"))
     paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
     contexts = {"train": "training", "valid": "validation", "test": "testing"}
-    for split, about in manifest["splits"].items():
+    for split, about in lineages.read(folder)["splits"].items():
         tracker.log_input(
             f"{settings.name}-{split}",
-            digest=workspace.fingerprint([shard["sha256"] for shard in about["shards"]]),
+            digest=about["digest"],
             source=", ".join(paths),
             context=contexts[split],
             profile={"rows": about["rows"], "steps": about["steps"]},
@@ -271,31 +276,3 @@ def attach_report(folder: RunFolder, *, tracker: Tracker) -> None:
     model = (folder.summary("register") or {}).get("mlflow_model_id")
     if model is not None:
         Registry(tracker.store).attach(model, folder.report)
-
-
-def models(name: str, *, storage: Path, tracking_uri: str) -> dict[str, Any]:
-    """A registered model's versions, newest first, and the changes of its aliases, oldest first.
-
-    Raises:
-        ModelError: there is no such model.
-        TrackerError: MLflow cannot be reached.
-    """
-    versions = Registry(Store(tracking_uri, patience=10.0)).known(name)
-    return {
-        "name": name,
-        "versions": [
-            {
-                "version": version.number,
-                "created": version.created,
-                "aliases": list(version.aliases),
-                "verdict": version.tags.get("verdict"),
-                "reasons": json.loads(version.tags.get("recurra.reasons", "[]")),
-                "metrics": json.loads(version.tags.get("recurra.metrics", "{}")),
-                "run_id": version.tags.get(RUN_TAG),
-                "parent_champion": version.tags.get("recurra.parent_champion") or None,
-                "uri": version.uri,
-            }
-            for version in versions
-        ],
-        "ledger": ledger.read(storage / name),
-    }

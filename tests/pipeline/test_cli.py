@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
     "inspect", "check", "plan", "run", "prepare", "tune", "train", "evaluate", "register", "predict",
-    "models", "report", "doctor", "schema",
+    "models", "promote", "rollback", "prune", "report", "reproduce", "doctor", "schema",
 ]  # fmt: skip
 
 
@@ -263,6 +263,39 @@ def test_a_report_is_a_path_on_stdout(place: Path, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out) == {"report": str(folder.report)}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("models", "--at", "2026-01-01"), "--at and --diff need a NAME"),
+        (("models", "words", "--at", "2026-01-01", "--diff", "1", "2"), "do not go together"),
+        (("models", "words"), "There is no registered model 'words'"),
+        (("models", "words", "--diff", "1", "2"), "There is no registered model 'words'"),
+        (("promote", "words", "0", "--why", "x"), "0 is not in the range"),
+        (("promote", "words", "1"), "Missing option '--why'"),
+        (("promote", "words", "1", "--why", "x"), "There is no registered model 'words'"),
+        (("rollback", "words"), "There is no registered model 'words'"),
+        (("prune", "words", "--keep", "0", "--yes"), "0 is not in the range"),
+        (("prune", "words", "--keep", "1"), "give --dry-run, or --yes"),
+        (("prune", "words", "--keep", "1", "--yes"), "There is no registered model 'words'"),
+    ],
+)
+def test_a_registry_that_lacks_the_model_is_not_made(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    said = failure(capsys, *arguments, "--json")
+    assert message in said["error"]
+    assert said["exit_code"] == 2
+    assert listing(folder) == []
+
+
+def test_without_a_name_all_models_are_listed_of_which_there_may_be_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("models", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"models": []}
+    assert listing(folder) == []
+
+
 def test_the_plan_of_a_first_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "lines.yaml", "--json") == 0
     stages = json.loads(capsys.readouterr().out)["stages"]
@@ -410,3 +443,25 @@ def test_a_required_gpu_that_is_not_there_is_an_error_of_the_surroundings(
     assert "sees no GPU that it can use" in said["error"]
     assert not list(place.glob("runs/lines/*/run.json"))
     assert not (place / "mlflow.db").exists()
+
+
+def test_a_place_for_files_is_refused_where_a_server_decides(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = listing(place)
+    said = failure(
+        capsys, "run", "lines.yaml", "--tracking-uri", "http://127.0.0.1:1", "--artifacts", "files", "--json"
+    )
+    assert said["exit_code"] == 2
+    assert "--artifacts" in said["error"]
+    assert "a tracking server decides itself" in said["error"]
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan", "2"])
+def test_a_tolerance_that_cannot_be_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], tolerance: str
+) -> None:
+    said = failure(capsys, "reproduce", "models:/lines/1", "--tolerance", tolerance, "--json")
+    assert said["exit_code"] == 2
+    assert "--tolerance" in said["error"]

@@ -38,7 +38,7 @@ def test_the_page_shows_the_scores_of_the_run_with_their_intervals(
         for name in ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece"):
             assert f"{scores[split][name]:.4f}" in text
             assert f"{scores[split][f'{name}_low']:.4f} to {scores[split][f'{name}_high']:.4f}" in text
-    for heading in ("Scores", "Learning", "Worst answers", "By class", "By length", "Data", "Settings"):
+    for heading in ("Scores", "Learning", "Worst answers", "By class", "By kind of row", "Data", "Settings"):
         assert heading in text
     assert page.count("<svg") >= 6
 

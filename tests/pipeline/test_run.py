@@ -464,3 +464,25 @@ def test_what_is_trained_already_needs_no_gpu(tmp_path: Path, settings: Settings
     folder = as_if_run(tmp_path, settings, uri=around(tmp_path).tracking_uri)
     wanting = dataclasses.replace(around(tmp_path), require_gpu=True)
     assert execute(settings, around=wanting).folder == folder
+
+
+def test_rows_are_prepared_again_only_for_columns_that_slices_or_groups_need(
+    tmp_path: Path, settings: Settings
+) -> None:
+    plain = planned(tmp_path, settings).keys
+    same = planned(tmp_path, changed(settings, evaluate={"slices": [{"length": [1, 3]}]})).keys
+    other = planned(tmp_path, changed(settings, evaluate={"slices": [{"column": "fold"}]})).keys
+    assert same["prepare"] == plain["prepare"] != other["prepare"]
+    assert same["evaluate"] != plain["evaluate"]
+
+
+def test_examples_count_by_their_content_not_by_their_place(tmp_path: Path, settings: Settings) -> None:
+    keys = []
+    for folder, text in (("a", "{}\n"), ("b", "{}\n"), ("b", "{ }\n")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        file = tmp_path / folder / "must.jsonl"
+        file.write_text(text, "utf8")
+        keys.append(planned(tmp_path, changed(settings, evaluate={"examples": str(file)})).keys)
+    assert keys[0] == keys[1]
+    assert keys[1]["train"] == keys[2]["train"]
+    assert keys[1]["evaluate"] != keys[2]["evaluate"]

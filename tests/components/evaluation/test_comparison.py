@@ -293,3 +293,19 @@ def test_a_confidence_that_is_no_number_passes_nothing(model):
     verdict = decide(model(300, probability=sure), None, **TERMS)
     assert verdict.outcome == "not a number"
     assert verdict.reasons == ("Not a number on the test rows: ece.",)
+
+
+def test_rows_of_few_groups_are_too_few_to_tell_and_those_of_many_are_drawn_by_group(class_table):
+    right = [True] * 90 + [False] * 30
+    table, other = (
+        class_table(["a"] * 120, ["a" if each else "b" for each in said]) for said in (right, right[::-1])
+    )
+    few, many = (
+        decide(
+            table.append_column("group", pa.array([f"g{row // size}" for row in range(120)])), other, **TERMS
+        )
+        for size in (10, 2)
+    )
+    assert few.reasons[0].startswith("Too little data to tell: 12 test groups of sequences, and it takes 30.")
+    single = decide(table, other, **TERMS)
+    assert many.high - many.low > 1.2 * (single.high - single.low)

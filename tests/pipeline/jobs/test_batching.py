@@ -114,8 +114,10 @@ def test_too_many_that_wait_are_told_to_come_again():
 
     async def scenario(batcher):
         await batcher.serve(model(Doubles(gate=gate)))
-        asks = [asyncio.create_task(batcher.answer(asked(each))) for each in range(8)]
-        await asyncio.sleep(0.2)  # four are being answered, four wait
+        asks = [asyncio.create_task(batcher.answer(asked(each))) for each in range(4)]
+        await asyncio.sleep(0.2)  # these are being answered
+        asks += [asyncio.create_task(batcher.answer(asked(each))) for each in range(4)]
+        await asyncio.sleep(0)  # and these wait
         with pytest.raises(Refused) as caught:
             await batcher.answer(asked(9))
         gate.set()
