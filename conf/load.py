@@ -5,8 +5,8 @@
                │          (the last word wins)
                └─ mappings merge; lists and single values replace
 
-Relative paths (`data.path`, `vectors` of inputs, also where a search chooses among some) are taken from the
-file that says them, and from the current folder in `--set`.
+Relative paths (`data.path`, `evaluate.examples`, `vectors` of inputs, also where a search chooses among some)
+are taken from the file that says them, and from the current folder in `--set`.
 """
 
 import glob
@@ -23,7 +23,7 @@ from conf.schema import Settings
 from conf.spaces import KINDS
 from conf.validation import SPACE, validate
 
-__all__ = ["Problem", "SettingsError", "json_schema", "load", "resolved"]
+__all__ = ["Problem", "SettingsError", "json_schema", "load", "recorded", "resolved"]
 
 MAX_BYTES = 1 << 18
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -31,7 +31,11 @@ SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:.*@")
 # Keys that cannot stand together: the one above pushes the others out, so that a split can be stacked.
 RIVALS: dict[Key, tuple[str, ...]] = {("data", "split"): ("column", "by"), (*SPACE, "*"): tuple(KINDS)}
 SEARCHED_VECTORS = re.compile(r"data\.inputs\.[0-9]+\.vectors")
-PATHS: tuple[tuple[str, ...], ...] = (("data", "path"), ("retrain", "drift", "path"))
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("data", "path"),
+    ("evaluate", "examples"),
+    ("retrain", "drift", "path"),
+)
 
 
 def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Settings:
@@ -60,6 +64,22 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Settings
     if settings is None or mistakes.found:
         raise SettingsError(mistakes.problems())
     return settings
+
+
+def recorded(path: str | Path) -> Settings:
+    """The settings of a run's `settings.yaml`, in which every default stands too.
+
+    What equals its default counts as not given, so that it can be written, searched and changed again.
+
+    Raises:
+        SettingsError: with every mistake, as of `load`.
+    """
+    mistakes = Mistakes()
+    root = _file(Path(path), order=0, mistakes=mistakes)
+    settings = None if root is None else validate(root, mistakes, recorded=True)
+    if settings is None or mistakes.found:
+        raise SettingsError(mistakes.problems())
+    return Settings.model_validate(settings.model_dump(mode="json", by_alias=True, exclude_defaults=True))
 
 
 def resolved(settings: Settings) -> dict[str, Any]:

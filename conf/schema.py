@@ -13,13 +13,14 @@
 `conf.load.load` makes a Settings from YAML files. Values are strict: text is never taken for a number.
 """
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from conf.sections import MAX_SEED as MAX_SEED
-from conf.sections import SMALLER_IS_BETTER, Metric, Section, Seed, conflict, listed
+from conf.sections import SMALLER_IS_BETTER, Metric, Section, Seed, conflict, given, listed
 from conf.spaces import TuneSettings
 
 MAX_FOLDS = 100
@@ -568,10 +569,10 @@ class ModelSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _has_effect(self) -> Self:
+    def _has_effect(self, info: ValidationInfo) -> Self:
         if self.own is not None:
             replaced = ("cell", "units", "layers", "bidirectional", "residual", "layer_norm", "unroll")
-            if found := next((name for name in replaced if name in self.model_fields_set), None):
+            if found := next((name for name in replaced if given(self, name, info)), None):
                 raise conflict(f"{found} has no effect beside own", at=found, hint=f"Leave {found} out.")
             if self.context == "state":
                 raise conflict("own has no first state", at="context", hint="Use readout or steps.")
@@ -724,8 +725,8 @@ class TrainSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _has_effect(self) -> Self:
-        if self.batch_steps is not None and "batch_size" in self.model_fields_set:
+    def _has_effect(self, info: ValidationInfo) -> Self:
+        if self.batch_steps is not None and given(self, "batch_size", info):
             raise conflict(
                 "batch_steps stands in place of batch_size", at="batch_steps", hint="Give one of them."
             )
@@ -748,6 +749,47 @@ class TrainSettings(Section):
         return self
 
 
+class ColumnSlice(Section):
+    """The rows of each value of a column."""
+
+    column: Column = Field(
+        description="A column of the data files with one value for each sequence, be it an input or not."
+    )
+    values: Annotated[tuple[str | int | bool, ...], listed(min_length=1)] | None = Field(
+        default=None,
+        description="The values that are looked at; null: the 20 most frequent ones and all others together, "
+        "or, of a column of numbers with more than 20 of them, five bands of about equal size.",
+    )
+
+
+class LengthSlice(Section):
+    """The sequences of a range of lengths."""
+
+    length: Annotated[
+        tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)
+    ] = Field(description="The least and the largest number of time steps.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.length[0] > self.length[1]:
+            raise conflict(f"{self.length[0]} is more than {self.length[1]}", at="length")
+        return self
+
+
+def _slice_kind(value: object) -> str:
+    if isinstance(value, LengthSlice) or (isinstance(value, Mapping) and "length" in value):
+        return "length"
+    return "column" if isinstance(value, ColumnSlice | Mapping) else "bands"
+
+
+Slice = Annotated[
+    Annotated[Literal["length"], Tag("bands")]
+    | Annotated[ColumnSlice, Tag("column")]
+    | Annotated[LengthSlice, Tag("length")],
+    Discriminator(_slice_kind),
+]
+
+
 class EvaluateSettings(Section):
     """What is reported about the model."""
 
@@ -757,8 +799,21 @@ class EvaluateSettings(Section):
         le=100_000,
         description="How often sequences are drawn again for the intervals.",
     )
-    slices: Annotated[tuple[Literal["length"], ...], listed()] = Field(
-        default=("length",), description="What the scores are also shown by."
+    slices: Annotated[tuple[Slice, ...], listed()] = Field(
+        default=("length",),
+        description="What the scores are also shown by, beside what they are always shown by: bands of "
+        "length, a column, some of its values, or a range of lengths.",
+    )
+    groups: Column | None = Field(
+        default=None,
+        description="The column whose equal values mark rows that are not independent, such as those of one "
+        "speaker; the intervals then draw whole groups. Null: that of `data.split` where it is by group, "
+        "else each sequence counts as independent.",
+    )
+    examples: Paths | None = Field(
+        default=None,
+        description="Rows that must come out right: a file, a folder, a glob, a URL or a list of them, in "
+        "the format of the data and relative to the settings file; null: none.",
     )
 
 
@@ -771,11 +826,46 @@ def _has_floor(value: object) -> object:
 FloorMetric = Annotated[Literal["accuracy", "macro_f1", "sequence_accuracy"], BeforeValidator(_has_floor)]
 
 
+def _has_ceiling(value: object) -> object:
+    if isinstance(value, str) and value in get_args(Metric) and value not in SMALLER_IS_BETTER:
+        raise conflict(f"{value} is better when it is larger, so it has no ceiling")
+    return value
+
+
+CeilingMetric = Annotated[Literal["loss", "ece"], BeforeValidator(_has_ceiling)]
+Floor = Annotated[float, Field(ge=0, le=1)]
+
+
 class GateSettings(Section):
     """What a model must reach to be promoted."""
 
-    floors: dict[FloorMetric, Annotated[float, Field(ge=0, le=1)]] = Field(
+    floors: dict[FloorMetric, Floor] = Field(
         default={}, description="For each metric named, the least value on the test rows."
+    )
+    ceilings: dict[CeilingMetric, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="For each metric named, the largest value on the test rows."
+    )
+    slices: dict[Annotated[str, Field(min_length=1)], dict[FloorMetric, Floor]] = Field(
+        default={},
+        description="Floors on parts of the test rows: for each slice, or family of slices, the least value "
+        "of each metric named. A floor on a family holds for each of its slices.",
+    )
+    examples: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="The share of the behaviour examples, where there are any, that must come out right.",
+    )
+    max_size_mb: float | None = Field(
+        default=None,
+        gt=0,
+        description="The most megabytes that the model may take on disk; null: any number.",
+    )
+    max_latency_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="Milliseconds within which 95 of 100 test rows, asked one at a time, must be answered on "
+        "the machine that evaluates; null: not measured.",
     )
     better_on: Metric = Field(
         default="accuracy", description="The metric on which it must beat the champion."
@@ -897,7 +987,40 @@ class Settings(Section):
             raise conflict("a tag scheme is for labelling", at="target.scheme")
         return data
 
+    @property
+    def groups(self) -> str | None:
+        """The column whose equal values mark rows that are not independent; None where there is none."""
+        split = self.data.split
+        by_group = isinstance(split, FractionSplit) and split.by == "group"
+        return self.evaluate.groups or (split.column if by_group else None)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that evaluation alone reads, each once: those of slices, and that of groups."""
+        columns = [each.column for each in self.evaluate.slices if isinstance(each, ColumnSlice)]
+        return tuple(dict.fromkeys([*columns, *([self.groups] if self.groups else [])]))
+
     # Field by field, not over the whole: so a fault elsewhere does not hide these.
+    @field_validator("evaluate")
+    @classmethod
+    def _one_value_each(cls, evaluate: EvaluateSettings, info: ValidationInfo) -> EvaluateSettings:
+        data = info.data.get("data")
+        if data is None:
+            return evaluate
+        steps = {each.column for each in data.inputs}
+        steps |= {data.target.column} if info.data.get("task") == "labelling" else set()
+        named = [
+            (f"slices.{i}.column", getattr(each, "column", None)) for i, each in enumerate(evaluate.slices)
+        ]
+        for at, column in [*named, ("groups", evaluate.groups)]:
+            if column in steps:
+                raise conflict(
+                    f"the column {column!r} has a value for each time step",
+                    at=at,
+                    hint="Name a column with one value for each sequence.",
+                )
+        return evaluate
+
     @field_validator("model", "train", "tune", "gate")
     @classmethod
     def _fits_task(cls, section: Any, info: ValidationInfo) -> Any:
@@ -923,6 +1046,8 @@ class Settings(Section):
             _refuse_sequence_accuracy(section.better_on, at="better_on")
             for metric in section.floors:
                 _refuse_sequence_accuracy(metric, at=f"floors.{metric}")
+            for metric in {metric for floors in section.slices.values() for metric in floors}:
+                _refuse_sequence_accuracy(metric, at="slices")
         return section
 
 

@@ -7,7 +7,7 @@ class PlateauSettings(Section):       frozen, strict, no unknown keys
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 Metric = Literal["loss", "accuracy", "macro_f1", "ece", "sequence_accuracy"]
@@ -17,6 +17,11 @@ MAX_SEED = 2**32 - 1
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def given(section: BaseModel, name: str, info: ValidationInfo) -> bool:
+    """Whether somebody has set this; of recorded settings, which hold every default too, nobody can tell."""
+    return name in section.model_fields_set and not (info.context or {}).get("recorded")
 
 
 def conflict(message: str, *, at: str = "", hint: str = "") -> PydanticCustomError:

@@ -15,9 +15,9 @@ import json
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from conf.sections import Metric, Section, Seed, conflict, listed
+from conf.sections import Metric, Section, Seed, conflict, given, listed
 
 # A dimension's attributes by the words of the file.
 KINDS = {
@@ -252,9 +252,9 @@ class TuneSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _scheduler_asks_for_it(self) -> Self:
+    def _scheduler_asks_for_it(self, info: ValidationInfo) -> Self:
         for name, schedulers in ASKED_BY.items():
-            if name in self.model_fields_set and self.scheduler not in schedulers:
+            if given(self, name, info) and self.scheduler not in schedulers:
                 raise conflict(
                     f"{name} has no effect with scheduler {self.scheduler}",
                     at=name,

@@ -52,10 +52,16 @@ class Refusal:
     types: tuple[str, ...]  # pydantic's, one of each branch of a union
 
 
-def validate(root: Entry, mistakes: Mistakes) -> Settings | None:
-    """The settings, or None and the reasons in `mistakes`."""
+def validate(root: Entry, mistakes: Mistakes, *, recorded: bool = False) -> Settings | None:
+    """The settings, or None and the reasons in `mistakes`.
+
+    Args:
+        root: what the files and options say.
+        mistakes: gets what is wrong with it.
+        recorded: every default stands there too, and is at odds with nothing.
+    """
     try:
-        return Settings.model_validate(plain(root))
+        return Settings.model_validate(plain(root), context={"recorded": recorded})
     except ValidationError as error:
         found = error.errors(include_url=False)
     for each in _refusals(found, root):

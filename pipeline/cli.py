@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from conf.schema import Settings
     from pipeline.console import Console
     from pipeline.run import Surroundings
+    from pipeline.stages.predict import OnBadRow
 
 DEFAULT_STORAGE = "runs"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
@@ -34,6 +35,7 @@ class Common:
 
     storage: Path
     tracking_uri: str
+    artifacts: str | None
     address: str | None
     console: "Console"
 
@@ -72,6 +74,7 @@ def _common(command: Command) -> Command:
         *args: Any,
         storage: Path,
         tracking_uri: str,
+        artifacts: str | None,
         address: str | None,
         as_json: bool,
         quiet: bool,
@@ -81,6 +84,7 @@ def _common(command: Command) -> Command:
         common = Common(
             storage=storage.absolute(),
             tracking_uri=_absolute_uri(tracking_uri),
+            artifacts=_artifact_root(artifacts, tracking_uri),
             address=address,
             console=_console(as_json=as_json, quiet=quiet, verbose=verbose),
         )
@@ -101,6 +105,13 @@ def _common(command: Command) -> Command:
             envvar="RECURRA_TRACKING_URI",
             show_default=True,
             help="MLflow server or database.",
+        ),
+        click.option(
+            "--artifacts",
+            envvar="RECURRA_ARTIFACTS",
+            metavar="FOLDER|s3://BUCKET/PREFIX",
+            help="Where the files of runs and models go when the tracker is a database."
+            "  [default: mlartifacts beside a SQLite file, else beside the storage]",
         ),
         click.option(
             "--address",
@@ -216,6 +227,21 @@ _search_options = (
 )
 
 
+def _reason_given(ctx: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """An override stands in the ledger for good, so it says why."""
+    if text is not None and not text.strip():
+        raise click.BadParameter("say why: the text must not be empty", ctx=ctx, param=parameter)
+    return text if text is None else text.strip()
+
+
+_override_option = click.option(
+    "--override",
+    metavar="TEXT",
+    callback=_reason_given,
+    help="Promote the model whatever the gate says, and keep TEXT, the reason, with the version.",
+)
+
+
 def _run_until(
     stage: str, conf: Sequence[Path], overrides: Sequence[str], *, common: Common, **asked: Any
 ) -> None:
@@ -237,7 +263,7 @@ def _run_until(
     metavar="K",
     help="Cross-validate instead: prepare, train and evaluate K folds in turn; nothing is registered.",
 )
-@_with(_gpu_option, *_search_options)
+@_with(_gpu_option, *_search_options, _override_option)
 @_common
 def run(
     conf: Sequence[Path], overrides: Sequence[str], folds: int | None, common: Common, **asked: Any
@@ -246,6 +272,8 @@ def run(
     if folds is None:
         _run_until("register", conf, overrides, common=common, **asked)
         return
+    if asked["override"] is not None:
+        raise click.UsageError("--folds registers nothing, so there is nothing to --override.")
     from pipeline.folds import run_folds, show
 
     around = _surroundings(common, **asked)
@@ -276,6 +304,7 @@ _stage_command(
     "Register the model in MLflow, and promote it if it passes its gate and beats the champion.",
     _gpu_option,
     *_search_options,
+    _override_option,
 )
 
 
@@ -510,6 +539,17 @@ def explain(
 )
 @click.option("--n-best", default=0, type=click.IntRange(0), help="Also the N most probable labels.")
 @click.option("--distribution", is_flag=True, help="Also the probability of every label.")
+@click.option(
+    "--on-bad-row",
+    type=click.Choice(["fail", "drop"]),
+    default="fail",
+    show_default=True,
+    help="What becomes of rows that do not fit; drop: no answer, and listed in OUT.rejected.parquet.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="Processes that predict; left out: as the rows are worth."
+)
+@click.option("--restart", is_flag=True, help="Throw away what the same command left when it was stopped.")
 @_common
 def predict(
     model: str,
@@ -518,21 +558,132 @@ def predict(
     file_format: str,
     n_best: int,
     distribution: bool,
+    on_bad_row: "OnBadRow",
+    workers: int | None,
+    restart: bool,
     common: Common,
 ) -> None:
     """Predict new rows with MODEL: models:/name@alias, models:/name/3 or a run folder."""
     from pipeline.run import predict_rows
+    from pipeline.stages.predict import Options
 
+    options = Options(
+        file_format=file_format, n_best=n_best, distribution=distribution, on_bad_row=on_bad_row
+    )
     summary = predict_rows(
         model,
         list(data),
         out=out.absolute(),
-        file_format=file_format,
-        n_best=n_best,
-        distribution=distribution,
+        options=options,
+        workers=workers,
+        restart=restart,
         around=_surroundings(common),
     )
-    common.console.result(f"{summary['rows']:,} predictions by {summary['model']} in {out}", summary)
+    text = f"{summary['rows'] - summary['bad_rows']:,} predictions by {summary['model']} in {out}"
+    if summary["bad_rows"]:
+        text += f"\n{summary['bad_rows']:,} rows have none: see {summary['rejected']}"
+    common.console.result(text, summary)
+
+
+@recurra.command()
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", default=5001, show_default=True, type=click.IntRange(0, 65_535), help="0: any that is free."
+)
+@click.option(
+    "--token-file",
+    envvar="RECURRA_TOKEN_FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the token that clients must show; needed where others reach the host.",
+)
+@click.option(
+    "--allow-host", "hosts", multiple=True, help="Another name that clients may call this server by."
+)
+@click.option(
+    "--replicas",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Copies of the model that answer side by side, each in a process of its own.",
+)
+@click.option(
+    "--batch-wait-ms",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="How long a request waits for others to be answered with.",
+)
+@click.option(
+    "--max-batch-rows", default=256, show_default=True, type=click.IntRange(1), help="Rows of such a batch."
+)
+@click.option(
+    "--max-mb", default=16.0, show_default=True, type=click.FloatRange(0.001), help="Size of a request."
+)
+@click.option(
+    "--max-rows", default=1_000, show_default=True, type=click.IntRange(1), help="Rows of a request."
+)
+@click.option(
+    "--max-steps", default=100_000, show_default=True, type=click.IntRange(1), help="Time steps of a row."
+)
+@click.option(
+    "--max-waiting",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Requests that may wait; more are told to come again.",
+)
+@click.option(
+    "--timeout", default=60.0, show_default=True, type=click.FloatRange(0.1), help="Seconds per request."
+)
+@click.option("--follow", is_flag=True, help="Change to another version when the alias moves.")
+@click.option(
+    "--poll-seconds",
+    default=15.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="How often --follow asks.",
+)
+@click.option(
+    "--grace",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds that requests have to be answered once the server is to stop.",
+)
+@_common
+def serve(
+    model: str,
+    token_file: Path | None,
+    batch_wait_ms: float,
+    max_mb: float,
+    max_rows: int,
+    max_steps: int,
+    max_waiting: int,
+    timeout: float,
+    poll_seconds: float,
+    common: Common,
+    **asked: Any,
+) -> None:
+    """Answer requests with MODEL over HTTP, as `mlflow models serve` does."""
+    from pipeline.jobs.protocol import Limits
+    from pipeline.jobs.serve import Options, read_token
+    from pipeline.jobs.serve import serve as answer
+    from pipeline.run import serving_cluster
+
+    limits = Limits(int(max_mb * 1e6), max_rows, max_steps, max_waiting, timeout)
+    token = None if token_file is None else read_token(token_file)
+    options = Options(token=token, batch_wait=batch_wait_ms / 1000, limits=limits, poll=poll_seconds, **asked)
+    around = _surroundings(common)
+    with serving_cluster(around) as cluster:
+        answer(
+            model,
+            options=options,
+            tracking_uri=common.tracking_uri,
+            cluster=cluster,
+            scratch=common.storage if common.address else None,
+            console=common.console,
+        )
 
 
 @recurra.command()
@@ -641,6 +792,29 @@ def report(run_folder: str, open_it: bool, common: Common) -> None:
     common.console.result(str(path), {"report": str(path)})
     if open_it:
         click.launch(path.as_uri())
+
+
+@recurra.command()
+@click.argument("model")
+@click.option(
+    "--tolerance",
+    default=1e-6,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="How far a score, a loss or a probability may be from the recorded one.",
+)
+@click.option(
+    "--data", multiple=True, metavar="PATH", help="Where the data lie now, if they have moved; repeatable."
+)
+@_common
+def reproduce(model: str, tolerance: float, data: Sequence[str], common: Common) -> None:
+    """Train MODEL again from its recorded settings, data and seed; compare, and say what differs."""
+    from pipeline.reproduction import exit_code, show
+    from pipeline.reproduction import reproduce as train_again
+
+    found = train_again(model, tolerance=tolerance, data=data, around=_surroundings(common))
+    show(found, console=common.console)
+    sys.exit(exit_code(found))
 
 
 @recurra.command()
@@ -768,6 +942,17 @@ def _absolute_uri(uri: str) -> str:
         raise click.BadParameter(str(error), param_hint="--tracking-uri") from error
 
 
+def _artifact_root(place: str | None, tracking_uri: str) -> str | None:
+    from pipeline.backends.addresses import artifact_root
+
+    if place is None:
+        return None
+    try:
+        return artifact_root(place, Path.cwd(), tracking_uri=tracking_uri)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--artifacts") from error
+
+
 def _load(conf: Sequence[Path], overrides: Sequence[str]) -> "Settings":
     from conf.load import load
 
@@ -787,6 +972,7 @@ def _surroundings(common: Common, **asked: Any) -> "Surroundings":
     return Surroundings(
         storage=common.storage,
         tracking_uri=common.tracking_uri,
+        artifacts=common.artifacts,
         address=common.address,
         console=common.console,
         signals=signals,

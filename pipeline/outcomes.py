@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import ModelError
+from components.evaluation import verdicts
 from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.run import Outcome
+from pipeline.stages.register import VERDICT
 from pipeline.stages.tune import BEST_SETTINGS
 
 SHOWN_METRICS = ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece")
@@ -26,6 +28,7 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
         "verdict": registered.get("verdict"),
         "reasons": registered.get("reasons", []),
         "metrics": evaluated.get("metrics", {}),
+        "gate": _gate(folder) if registered else None,
         "model": registered.get("model"),
         **_search(folder),
         "report": str(folder.report) if folder.report.exists() else None,
@@ -35,6 +38,12 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
             for stage in outcome.stages
         ],
     }
+
+
+def _gate(folder: RunFolder) -> dict[str, Any] | None:
+    """The whole verdict: its rules, its notes, and what to do about it."""
+    path = folder.evaluation / VERDICT
+    return json.loads(path.read_text("utf8")) if path.exists() else None
 
 
 def _search(folder: RunFolder) -> dict[str, Any]:
@@ -50,7 +59,12 @@ def show(outcome: Mapping[str, Any], *, console: Console) -> None:
         for stage in outcome["stages"]
     ]
     console.table("", ["stage", "", "took", "because"], rows, err=True)
+    gate = outcome["gate"] or {}
+    if (rules := verdicts.rows(gate)) and not console.as_json:
+        console.table("", list(verdicts.HEADER), rules)
     console.result("\n".join(_lines(outcome)), outcome)
+    if gate.get("hint"):
+        console.note(f"Hint: {gate['hint']}")
     for command in _next(outcome):
         console.note(f"Next: {command}")
 
@@ -68,8 +82,10 @@ def _lines(outcome: Mapping[str, Any]) -> list[str]:
             if model and model["aliases"]
             else ""
         )
-        lines.append(f"{outcome['verdict']}{where}{aliases}")
-        lines += [f"  {reason}" for reason in outcome["reasons"]]
+        gate = outcome["gate"] or {}
+        overridden = f" (the gate: {gate['gate_decision']})" if gate.get("overridden") else ""
+        lines.append(f"{outcome['verdict']}{overridden}{where}{aliases}")
+        lines += [f"  {sentence}" for sentence in (*outcome["reasons"], *gate.get("notes", ()))]
     if outcome["report"]:
         lines.append(f"report: {outcome['report']}")
     return lines

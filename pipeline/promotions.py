@@ -5,20 +5,20 @@ recurra rollback words --why "wrong on long rows"
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from components.errors import ModelError
+from conf.schema import RegisterSettings
 from pipeline.backends import ledger
 from pipeline.backends.aliases import PREVIOUS, Aliases
 from pipeline.backends.ledger import Change, Entry
 from pipeline.backends.registry import RUN_TAG, Registry, Version, opened
 from pipeline.console import Console
-
-_ALIAS = re.compile(r"(?!latest$|v\d+$)[a-z][a-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,13 @@ def _check(alias: str, why: str) -> None:
         raise ModelError(
             f"--alias: {PREVIOUS!r} follows the other aliases by itself.", hint="Name the alias to change."
         )
-    if _ALIAS.fullmatch(alias) is None:
+    try:
+        RegisterSettings(alias=alias)
+    except ValidationError as error:
         raise ModelError(
             f"--alias: received {alias!r}, expected lower-case letters, digits, - and _.",
             hint="MLflow keeps `latest` and `v1`, `v2`, ... for itself.",
-        )
+        ) from error
     if not why.strip():
         raise ModelError("--why is empty.", hint="A sentence: whoever reads the ledger later will be glad.")
 

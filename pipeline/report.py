@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.evaluation import charts
+from components.evaluation import behaviours, charts, slices, verdicts
 from components.training.progress import MUCH_WAITING, waiting_share
 from conf.schema import Settings
 from pipeline import sweep_report
@@ -30,6 +30,8 @@ SHOWN_METRICS = {
 }
 MOST_CLASSES, MOST_CONFUSED = 60, 40
 NUM_DISTRIBUTIONS = 4
+MOST_OPEN_SLICES = 8
+MOST_WRONG_EXAMPLES = 50
 
 
 def write(folder: RunFolder, settings: Settings) -> Path:
@@ -54,12 +56,14 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     baselines = (_read(folder.evaluation / "baselines.json") or {}).get("baselines", [])
     stages = [{"name": name, "seconds": None, "reason": "", **each} for name, each in run["stages"].items()]
     state, sentence = _state(stages)
+    verdict = _read(folder.evaluation / "verdict.json")
     return {
         "name": run["name"],
         "run_id": run["run_id"],
         "started": run["started"][:16].replace("T", " "),
         "task": settings.task,
-        "verdict": _read(folder.evaluation / "verdict.json"),
+        "verdict": verdict,
+        "rules": {"header": verdicts.HEADER, "rows": verdicts.rows(verdict or {})},
         "model": (folder.summary("register") or {}).get("model"),
         "state": state,
         "state_sentence": sentence,
@@ -76,7 +80,9 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "worst": [_worst(each, settings.task) for each in details.get("worst", [])],
         "per_class": details.get("per_class", []),
         "most_classes": MOST_CLASSES,
-        "slices": (_read(folder.evaluation / "slices.json") or {}).get("test", {}).get("length", []),
+        "most_wrong": MOST_WRONG_EXAMPLES,
+        "examples": _examples(_read(folder.evaluation / "examples.json")),
+        "slices": _slices((_read(folder.evaluation / "slices.json") or {}).get("test", {})),
         "profile": profile,
         "rejected": (folder.summary("prepare") or {}).get("rejected", 0),
         "stages": stages,
@@ -142,6 +148,26 @@ def _worst(row: Mapping[str, Any], task: str) -> dict[str, Any]:
         ],
         "name": (row["id"] or f"row {row['row']}") + probability,
         "loss": row["loss"],
+    }
+
+
+def _examples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The behaviour examples: how many came out right, and those that did not."""
+    if not found or not found["num"]:
+        return None
+    wrong = [behaviours.sentence(row) for row in found["rows"] if not row["right"]]
+    return {"num": found["num"], "num_right": found["num_right"], "wrong": wrong}
+
+
+def _slices(families: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """The slices that are surely worse than all other rows, then all, family by family."""
+    return {
+        "flagged": [each["sentence"] for each in slices.flagged(families)],
+        "looked_at": slices.looked_at(families),
+        "families": [
+            {"name": name, "rows": rows, "long": len(rows) > MOST_OPEN_SLICES}
+            for name, rows in families.items()
+        ],
     }
 
 

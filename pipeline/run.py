@@ -20,18 +20,20 @@ from components.data import vectors
 from components.data.readers import expand
 from components.data.readers.paths import File, relative_names
 from components.errors import DataError
+from components.evaluation import behaviours
 from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
 from pipeline import report
 from pipeline.backends import tracking, workspace
 from pipeline.backends.cluster import Cluster, Future
+from pipeline.backends.pools import Pool
 from pipeline.backends.signals import Signals
 from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.evaluate import baselines, evaluate
-from pipeline.stages.predict import predict
-from pipeline.stages.prepare import prepare
+from pipeline.stages.predict import Options, predict
+from pipeline.stages.prepare import check_examples, prepare
 from pipeline.stages.register import attach_report, register
 from pipeline.stages.search import trial_folder
 from pipeline.stages.train import adopt, require_gpu, train
@@ -72,7 +74,16 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "tune": (*TRAINING, "components.tuning", "conf.points", "pipeline.stages.search", "pipeline.stages.tune"),
     "train": TRAINING,
     "evaluate": ("components.evaluation", "components.metrics", "pipeline.stages.evaluate"),
-    "register": ("components.evaluation.comparison", "pipeline.stages.register"),
+    "register": (
+        "components.evaluation.comparison",
+        "components.evaluation.latencies",
+        "components.evaluation.requirements",
+        "components.evaluation.rivals",
+        "components.evaluation.sample_sizes",
+        "components.evaluation.verdicts",
+        "pipeline.stages.judging",
+        "pipeline.stages.register",
+    ),
 }
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pyarrow", "numpy"),
@@ -106,6 +117,7 @@ class Plan:
     keys: dict[str, str]
     stages: tuple[Planned, ...]
     folder: RunFolder | None
+    override: bool = False
 
     @property
     def nothing_to_do(self) -> bool:
@@ -115,6 +127,11 @@ class Plan:
     def runs(self, name: str) -> bool:
         """Whether this stage would run."""
         return any(stage.name == name and stage.source is None for stage in self.stages)
+
+    def is_fulfilled(self, folder: RunFolder) -> bool:
+        """Whether a run has every result wanted."""
+        done = all(folder.is_done(stage.name, stage.key) for stage in self.stages)
+        return done and (not self.override or _is_promoted(folder))
 
 
 @dataclass(frozen=True)
@@ -144,13 +161,24 @@ class Surroundings:
     address: str | None
     console: Console
     signals: Signals
+    artifacts: str | None = None  # below which files go when the tracker is a database
     require_gpu: bool = False  # training without one is refused
     new_search: bool = False  # an unfinished search over other settings is left as it is
     reuse: str | None = None  # the run whose trials count in a new search
+    override: str | None = None  # why a model is to be promoted that the gate would not promote
 
 
-def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = STAGES[-1]) -> Plan:
+def plan(
+    settings: Settings,
+    *,
+    storage: Path,
+    tracking_uri: str,
+    until: str = STAGES[-1],
+    override: bool = False,
+) -> Plan:
     """What would run, up to and with the stage `until`, and why.
+
+    With `override` a model that the gate did not promote is judged again.
 
     Raises:
         DataError: there is no data, or no file of vectors, at the path.
@@ -169,7 +197,10 @@ def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = S
     stages: list[Planned] = []
     for name in [name for name in inputs if STAGES.index(name) <= STAGES.index(until)]:
         source = next((folder for folder in [*same, *earlier] if folder.is_done(name, keys[name])), None)
-        if source is not None:
+        if name == "register" and override and source is not None and not _is_promoted(source):
+            reason = f"run {source.run_id} was not promoted, and this is overridden"
+            source = None
+        elif source is not None:
             reason = f"unchanged since run {source.run_id}"
         else:
             above_it = next(
@@ -177,7 +208,11 @@ def plan(settings: Settings, *, storage: Path, tracking_uri: str, until: str = S
             )
             reason = _reason(name, keys[name], inputs[name], earlier) or f"{above_it} runs anew"
         stages.append(Planned(name, keys[name], inputs[name], reason, source))
-    return Plan(settings.name, storage, keys, tuple(stages), same[0] if same else None)
+    return Plan(settings.name, storage, keys, tuple(stages), same[0] if same else None, override)
+
+
+def _is_promoted(folder: RunFolder) -> bool:
+    return (folder.summary("register") or {}).get("verdict") == "promoted"
 
 
 def stages_of(settings: Settings) -> tuple[str, ...]:
@@ -202,6 +237,16 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
         }
     inputs["prepare"]["data"] = data_digests(settings, storage=storage)
     inputs["prepare"]["settings"]["data.inputs"] = [_without_path(each) for each in flat["data.inputs"]]
+    if shown := behaviours.paths(settings):
+        files = expand(shown, settings.data.format)
+        digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
+        names = relative_names(files)
+        inputs["evaluate"]["data"] = {
+            name: digests[file.shown] for name, file in zip(names, files, strict=True)
+        }
+    inputs["evaluate"]["settings"].pop("evaluate.examples", None)
+    if settings.kept:
+        inputs["prepare"]["settings"]["columns kept for evaluation"] = list(settings.kept)
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
     return inputs
 
@@ -311,10 +356,23 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         ClusterError: a GPU is required to train and there is none; nothing was written.
         SettingsError: a GPU is required and the settings ask for CPUs.
     """
-    planned = plan(settings, storage=around.storage, tracking_uri=around.tracking_uri, until=until)
+    planned = plan(
+        settings,
+        storage=around.storage,
+        tracking_uri=around.tracking_uri,
+        until=until,
+        override=around.override is not None,
+    )
     if planned.nothing_to_do and planned.folder is not None:
         if tracking.has_unsent(planned.folder, around.tracking_uri):
-            tracking.send_rest(around.tracking_uri, folder=planned.folder, settings=settings)
+            tracking.send_rest(
+                around.tracking_uri, folder=planned.folder, settings=settings, artifacts=around.artifacts
+            )
+        if planned.override:
+            around.console.note(
+                f"The override was not used: run {planned.folder.run_id} was promoted before. "
+                "`recurra promote` brings back a version that another one has replaced."
+            )
         return Outcome(planned.folder, tuple(_reused(stage, around) for stage in planned.stages))
     reuse = None
     if planned.runs("tune"):
@@ -431,13 +489,18 @@ def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
     for folder in workspace.runs(planned.storage, planned.name):
         ours = _fits(folder, planned) and stack.enter_context(folder.held())
         # Asked once it is held: another process may have finished it since the plan was made.
-        if ours and not all(folder.is_done(stage.name, stage.key) for stage in planned.stages):
+        if ours and not planned.is_fulfilled(folder):
             folder.update(plan=planned.keys)
             return folder
+    return workspace.create(
+        planned.storage, planned.name, plan=planned.keys, versions=versions_here(), holder=stack
+    )
+
+
+def versions_here() -> dict[str, str]:
+    """Of Python and of every library that a result follows from."""
     libraries = dict.fromkeys(("recurra", "ray", *(name for names in LIBRARIES.values() for name in names)))
-    versions = {"python": platform.python_version()}
-    versions |= {library: metadata.version(library) for library in libraries}
-    return workspace.create(planned.storage, planned.name, plan=planned.keys, versions=versions, holder=stack)
+    return {"python": platform.python_version(), **{each: metadata.version(each) for each in libraries}}
 
 
 def _fits(folder: RunFolder, planned: Plan) -> bool:
@@ -484,6 +547,7 @@ class _Work:
                 settings=settings,
                 warn=around.console.warn,
                 others=workspace.runs(around.storage, settings.name),
+                artifacts=around.artifacts,
             )
         )
         self.shared: dict[str, Any] = {"folder": folder, "cluster": self.cluster, "console": around.console}
@@ -504,6 +568,8 @@ class _Work:
             if stage.name == "tune":
                 # What follows is of the best trial.
                 self.settings = tuned(self.given, self.folder)
+            if stage.name == "prepare" and stage.source and self.planned.runs("evaluate"):
+                check_examples(self.settings, self.folder.data)
             # From here on there is something to tell: the rows can be used.
             self.tracker.begin()
         self.folder.update(mlflow_run_id=self.tracker.mlflow_run_id())
@@ -610,7 +676,7 @@ class _Work:
             self.tracker.start_proof(self.stack)
 
     def _register(self, stage: Planned) -> dict[str, Any]:
-        return register(self.settings, tracker=self.tracker, **self.shared)
+        return register(self.settings, tracker=self.tracker, override=self.around.override, **self.shared)
 
 
 def resources(devices: str) -> tuple[int, int | str]:
@@ -623,15 +689,22 @@ def resources(devices: str) -> tuple[int, int | str]:
     return 1, "auto"
 
 
+def serving_cluster(around: Surroundings) -> Cluster:
+    """Where the replicas of a served model live, when they do not live in this process."""
+    cluster = Cluster(address=around.address, num_gpus="auto", note=around.console.detail)
+    cluster.on_attach.append(around.signals.install)
+    return cluster
+
+
 def predict_rows(
     model: str,
     data: Sequence[str],
     *,
     out: Path,
-    n_best: int,
-    distribution: bool,
+    options: Options,
     around: Surroundings,
-    file_format: str = "auto",
+    workers: int | None = None,
+    restart: bool = False,
 ) -> dict[str, Any]:
     """Answers of a registered model, or of a run's, for new rows; see `stages/predict.py`."""
     with Cluster(address=around.address, num_gpus="auto", note=around.console.detail) as cluster:
@@ -642,10 +715,11 @@ def predict_rows(
             out=out,
             tracking_uri=around.tracking_uri,
             cluster=cluster,
+            pool=Pool(cluster, warn=around.console.warn),
             console=around.console,
-            file_format=file_format,
-            n_best=n_best,
-            distribution=distribution,
+            options=options,
+            workers=workers,
+            restart=restart,
             # Workers on other machines see the storage, but not this one's temporary folder.
             scratch=around.storage if around.address else None,
         )

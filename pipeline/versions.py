@@ -91,7 +91,7 @@ def champion_at(moment: str, known: Mapping[str, Any], *, alias: str = CHAMPION)
         "at": at.isoformat(timespec="seconds"),
         "version": past[-1]["to"] if past else None,
         "since": past[-1]["at"] if past else None,
-        "until": later["at"] if later else None,
+        "until": later["at"] if past and later else None,
         "why": past[-1]["why"] if past else None,
         "who": past[-1]["who"] if past else None,
     }

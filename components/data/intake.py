@@ -80,7 +80,9 @@ class Reading:
 def _step_layout(settings: Settings, layout: Layout) -> StepLayout:
     data = settings.data
     assert data.id is not None and data.order is not None
-    constants = {each.column for each in layout.context} | ({layout.split} - {None})
+    constants = (
+        {each.column for each in layout.context} | ({layout.split} - {None}) | (set(layout.kept) - {data.id})
+    )
     if not layout.per_step:
         constants.add(layout.target)
     return StepLayout(

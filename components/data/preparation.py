@@ -57,6 +57,7 @@ class Order:
             inputs=tuple(_value_kind(schemas, field) for field in layout.fields),
             context=tuple(pa.string() if field.is_text else pa.float64() for field in layout.context),
             per_step=layout.per_step,
+            num_kept=len(layout.kept),
         )
         width = sum(audit.widths)
         sizes = zip(audit.num_rows, audit.num_steps, strict=True)
@@ -165,6 +166,7 @@ def finish(
         "splits": {name: _split(of_split) for name, of_split in shards.items()},
         "inputs": _described(layout.fields, order.features, order.content.inputs),
         "context": _described(layout.context, repeat(1), order.content.context),
+        "kept": list(layout.kept),
         "labels": list(audit.labels),
         "rejected": audit.num_rejected,
     }
@@ -287,6 +289,7 @@ def _rows(
         columns[f"x{i}"] = flat_rows(values, kind)
     for i, (single, kind) in enumerate(zip(checked.context, order.content.context, strict=True)):
         columns[f"c{i}"] = pa.array(single, kind) if isinstance(single, np.ndarray) else single
+    columns |= {f"k{i}": values for i, values in enumerate(checked.kept)}
     rows = schema(order.content)
     return pa.record_batch([columns[name] for name in rows.names], rows)
 

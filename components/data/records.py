@@ -23,6 +23,7 @@ from components.data.columns import (
     instant_fault,
     instants,
     is_list,
+    is_time,
     list_lengths,
     nested,
     numeric_fault,
@@ -75,6 +76,8 @@ class Layout:
     per_step: bool
     context: tuple[Field, ...] = ()
     by_time: bool = False  # whether the split's column says when
+    kept: tuple[str, ...] = ()  # what evaluation alone reads: the columns of slices and groups
+    groups: str | None = None  # the one of them that no row may lack
 
     @classmethod
     def of(cls, settings: Settings) -> "Layout":
@@ -88,6 +91,8 @@ class Layout:
             per_step=settings.task == "labelling",
             context=tuple(_field(part) for part in data.context),
             by_time=isinstance(data.split, TimeSplit),
+            kept=settings.kept,
+            groups=settings.groups,
         )
 
     @property
@@ -99,7 +104,7 @@ class Layout:
     def columns(self) -> tuple[str, ...]:
         """Every column that is read, once."""
         context = (field.column for field in self.context)
-        named = (self.id, *self.inputs, *context, self.target, self.split)
+        named = (self.id, *self.inputs, *context, self.target, self.split, *self.kept)
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
@@ -132,6 +137,7 @@ class Checked:
     problems: tuple[Problem, ...]  # in order of row
     rows: tuple[int, ...]  # each problem's row in the batch
     good: np.ndarray  # (n,) bool: rows without a problem
+    kept: tuple[pa.StringArray, ...] = ()  # each (n,), null where missing
 
 
 def check_schema(schema: pa.Schema, layout: Layout, *, file: str) -> list[Problem]:
@@ -156,6 +162,8 @@ def check_agreement(schemas: Sequence[tuple[str, pa.Schema]], layout: Layout) ->
     united = {field.column for field in (*layout.fields, *layout.context) if not field.is_text and field.gaps}
     united |= {field.column for field in layout.context if not field.is_text}
     united |= {layout.split} if layout.by_time and layout.split else set()
+    roles = {layout.id, layout.target, layout.split, *layout.inputs}
+    united |= set(layout.kept) - roles
     for column in layout.columns:
         first: tuple[str, str] | None = None
         for file, schema in schemas:
@@ -185,6 +193,7 @@ def check(batch: pa.RecordBatch, layout: Layout, *, source: Source, first_row: i
         problems=(),
         rows=(),
         good=np.ones(len(batch), bool),
+        kept=tuple(instants(batch.column(column)) for column in layout.kept),
     )
     context = [context_column(batch.column(field.column), field) for field in layout.context]
     flat = replace(flat, context=tuple(values for values, _ in context))
@@ -293,7 +302,11 @@ def _faults(flat: Checked, target: pa.Array, layout: Layout) -> Iterator[tuple[s
     if layout.per_step:
         for fault in label_faults(target, flat.labels, flat.num_labels, flat.inputs[0].lengths):
             yield layout.target, fault
-    for name, values in ((layout.id, flat.ids), (layout.split, flat.keys)):
+    told = {layout.id: flat.ids, layout.split: flat.keys}
+    told |= {
+        name: values for name, values in zip(layout.kept, flat.kept, strict=True) if name == layout.groups
+    }
+    for name, values in told.items():
         if name is not None:
             for fault in missing_faults(values):
                 yield name, fault
@@ -323,7 +336,13 @@ def _type_fault(kind: pa.DataType, column: str, layout: Layout) -> str:
         return scalar_fault(kind)
     if column == layout.split and layout.by_time:
         return instant_fault(kind)
+    if column in layout.kept and column not in (layout.id, layout.target, layout.split):
+        return "" if _is_number(kind) or is_time(kind) else text_fault(kind)
     return text_fault(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
 def _kind(kind: pa.DataType, *, is_input: bool, is_united: bool) -> str | None:

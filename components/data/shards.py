@@ -58,6 +58,7 @@ class Content:
     inputs: tuple[pa.DataType, ...]
     context: tuple[pa.DataType, ...]
     per_step: bool
+    num_kept: int = 0  # columns of text that evaluation alone reads
 
     def names(self) -> list[str]:
         """Columns of the inputs, then of the context."""
@@ -66,7 +67,7 @@ class Content:
 
 
 def schema(content: Content) -> pa.Schema:
-    """The columns of a shard."""
+    """The columns of a shard; `k` are those that evaluation alone reads, as text."""
     columns = {
         "row": pa.int64(),
         "id": pa.string(),
@@ -74,6 +75,7 @@ def schema(content: Content) -> pa.Schema:
         "length": pa.int32(),
         **{f"x{i}": pa.list_(kind) for i, kind in enumerate(content.inputs)},
         **{f"c{i}": kind for i, kind in enumerate(content.context)},
+        **{f"k{i}": pa.string() for i in range(content.num_kept)},
         "y": pa.list_(pa.int32()) if content.per_step else pa.int32(),
         "digest": pa.binary(DIGEST_BYTES),
     }
@@ -91,6 +93,26 @@ def shard_of(digests: pa.FixedSizeBinaryArray, num: int) -> np.ndarray:
     content = np.frombuffer(digests.buffers()[1], np.uint8, offset=digests.offset * width)
     pairs = content[: len(digests) * width].reshape(-1, width)[:, :2].astype(np.int64)
     return (pairs[:, 0] * 256 + pairs[:, 1]) * num // 65536
+
+
+def content_digest(folder: Path) -> str:
+    """SHA-256 of what the rows of a split hold: inputs, lengths and labels, in the shards' order.
+
+    Unlike that of a shard, it is the same whatever the files were called, and wherever in them a row stood.
+    """
+    hashers = {name: hashlib.sha256() for name in ("digest", "length", "y")}
+    for path in sorted(folder.glob("*.parquet")):
+        file = pq.ParquetFile(path)
+        columns = [name for name in hashers if name in file.schema_arrow.names]
+        for batch in file.iter_batches(columns=columns):
+            for name in columns:
+                values = batch[name]
+                flat = values.flatten() if pa.types.is_list(values.type) else values
+                if pa.types.is_integer(flat.type):
+                    hashers[name].update(flat.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+                else:
+                    hashers[name].update(b"".join(flat.to_pylist()))
+    return hashlib.sha256(b"".join(hasher.digest() for hasher in hashers.values())).hexdigest()
 
 
 def flat_rows(values: Nested | Words, kind: pa.DataType) -> pa.ListArray:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 ANSWERS = ("label", "labels", "probability", "probabilities")
@@ -27,6 +29,29 @@ def mismatch(answers: Mapping[str, Sequence[Any]], expected: Mapping[str, Sequen
             if not _same(one, other):
                 return f"{name} of row {row} is {one!r}, expected {other!r}"
     return None
+
+
+def agreement(one: pa.Table, other: pa.Table) -> dict[str, Any]:
+    """How far two sets of predictions of the same rows agree.
+
+    Gives the number of rows, the share of them with the same labels, and the largest difference between the
+    probabilities of what was said; 1.0 where one says nothing of a row or of a step.
+    """
+    rows = {row["row"]: row for row in other.to_pylist()}
+    same, most = 0, 0.0
+    for row in one.to_pylist():
+        answer = rows.get(row["row"], {})
+        name = "labels" if "labels" in row else "label"
+        same += row[name] == answer.get(name)
+        most = max(most, _apart(row, answer, "probabilities" if name == "labels" else "probability"))
+    return {"rows": one.num_rows, "same_labels": same / max(one.num_rows, 1), "probability": most}
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> float:
+    ours, theirs = np.atleast_1d(one[name]), np.atleast_1d(other.get(name, []))
+    if ours.shape != theirs.shape:
+        return 1.0
+    return float(np.abs(ours - theirs).max(initial=0.0))
 
 
 def _same(one: Any, other: Any) -> bool:

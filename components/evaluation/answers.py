@@ -6,7 +6,8 @@
 
 One row per sequence, in the order of the input, in which it is number `row`. `place` is its number among the
 prepared rows of the split, which follows from content alone; `seen` says whether the very label sequence also
-stands in training (labelling; null for classification).
+stands in training (labelling; null for classification). A column `group` says which sequences are not
+independent of each other; without it all are.
 Letters: S all steps, U units, n sequences, C classes.
 """
 
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.data.batches import SequenceSet
+from components.evaluation.properties import group_codes
 from components.metrics import Sums, count
 from components.served.predictor import Predictor
 
@@ -42,6 +44,8 @@ class Answers:
     lengths: np.ndarray  # (n,) int64, steps of each sequence
     places: np.ndarray  # (n,) int64, orders the sequences whatever the order of the input
     num_classes: int
+    # (n,) int64: sequences of one group are not independent; None: all are
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.units)
@@ -50,6 +54,11 @@ class Answers:
     def starts(self) -> np.ndarray:
         """First unit of each sequence, (n,)."""
         return np.cumsum(self.units) - self.units
+
+    @property
+    def num_independent(self) -> int:
+        """What an interval rests on: groups where there are any, else sequences."""
+        return len(self) if self.groups is None else len(np.unique(self.groups))
 
     def take(self, sequences: np.ndarray) -> "Answers":
         """Those of some sequences, given by place or by mask."""
@@ -65,6 +74,7 @@ class Answers:
             units=units,
             lengths=self.lengths[sequences],
             places=self.places[sequences],
+            groups=None if self.groups is None else self.groups[sequences],
         )
 
     def sums(self, owners: np.ndarray, num_owners: int) -> Sums:
@@ -223,7 +233,12 @@ def read(table: pa.Table, *, task: str, labels: Collection[str]) -> Answers:
         lengths=lengths,
         places=table["place"].to_numpy().astype(np.int64),
         num_classes=len(labels),
+        groups=_groups(table),
     )
+
+
+def _groups(table: pa.Table) -> np.ndarray | None:
+    return group_codes(table["group"]) if "group" in table.column_names else None
 
 
 def _flat(column: pa.ChunkedArray, *, per_step: bool) -> pa.ChunkedArray:

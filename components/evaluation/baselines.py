@@ -63,9 +63,13 @@ def baselines(
     labels: Sequence[str],
     bootstrap: int,
     confidence: float,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Each baseline of the task with its scores on `test`; `metrics` is None where `reason` says why."""
+    """Each baseline of the task with its scores on `test`; `metrics` is None where `reason` says why.
+
+    `groups` are those of the test sequences that are not independent, (n,); None: all are.
+    """
     task = "labelling" if train.per_step else "classification"
     found = []
     for fit in BASELINES[task]:
@@ -81,7 +85,7 @@ def baselines(
         }
         if baseline.predict is not None and len(test):
             entry["metrics"] = measure(
-                _answers(test, baseline.predict(test), num_classes=len(labels)),
+                _answers(test, baseline.predict(test), num_classes=len(labels), groups=groups),
                 task=task,
                 bootstrap=bootstrap,
                 confidence=confidence,
@@ -91,7 +95,9 @@ def baselines(
     return found
 
 
-def _answers(test: SequenceSet, predicted: np.ndarray, *, num_classes: int) -> Answers:
+def _answers(
+    test: SequenceSet, predicted: np.ndarray, *, num_classes: int, groups: np.ndarray | None
+) -> Answers:
     return Answers(
         truth=test.y.astype(np.int64),
         predicted=predicted.astype(np.int64),
@@ -101,6 +107,7 @@ def _answers(test: SequenceSet, predicted: np.ndarray, *, num_classes: int) -> A
         lengths=test.lengths,
         places=np.arange(len(test)),
         num_classes=num_classes,
+        groups=groups,
     )
 
 

@@ -1,70 +1,51 @@
-"""Whether a new model takes the alias: floors first, then against the champion on the same rows.
+"""Whether a new model takes the alias: its own limits first, then against the champion on the same rows.
 
-    a score is not a number               rejected
-    a floor is missed                     rejected
-    no champion yet                       promoted
-    the champion is not comparable        kept
-    too little data to tell               kept
-    the difference is surely better       promoted
-    anything else (worse, or a tie)       kept
+    a score is not a number               rejected   not a number
+    a limit is missed                     rejected   rule missed
+    no champion yet                       promoted   first
+    the champion is not comparable        kept       not comparable
+    too little data to tell               kept       too little data
+    the difference is surely better       promoted   better
+    anything else (worse, or a tie)       kept       not better
 
 The difference is resampled in pairs over whole sequences: both models see the same resamples.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.evaluation.answers import Answers, read
-from components.evaluation.intervals import Interval, interval, resample
+from components.evaluation.intervals import Interval, Resamples, interval, resample
+from components.evaluation.requirements import Found, Measured, beside, bounds, ceiling, floor, shown
+from components.evaluation.sample_sizes import to_tell
 from components.evaluation.scoring import measure, number
-from components.metrics import METRICS, of_task
+from components.evaluation.verdicts import Decision, Obstacle, Outcome, Rule, Verdict
+from components.metrics import METRICS
+from conf.schema import GateSettings
 
 # Below this a bootstrap is guesswork (Hesterberg 2015, doi:10.1080/00031305.2015.1089789).
 MIN_SEQUENCES = 30
-
-Decision = Literal["promoted", "kept", "rejected"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One thing that was checked, with the values it was checked on."""
-
-    name: str  # number | floor | champion | comparable | enough data | better
-    holds: bool
-    sentence: str
-    metric: str = ""
-    value: float | None = None  # the new model's
-    low: float | None = None
-    high: float | None = None
-    against: float | None = None  # the floor, or the champion's value
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The decision, every rule in the order it was checked, and what the decision rests on."""
-
-    decision: Decision
-    reasons: tuple[str, ...]
-    rules: tuple[Rule, ...]
-    metric: str  # what the new model had to be better on
-    value: float | None
-    champion_value: float | None
-    difference: float | None  # new model minus champion
-    low: float | None  # interval of the difference
-    high: float | None
-    confidence: float
-    bootstrap: int
-    num_sequences: int
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able copy."""
-        return asdict(self)
+NUMBERS_HINT = "Look at the inputs and at the losses of training; not even an override promotes such a model."
+MISSED_HINT = (
+    "Train a better model or change what `gate` asks; or promote it all the same, with a reason: "
+    "`recurra register CONF --override TEXT`."
+)
+LITTLE_HINT = (
+    "Hold more rows out for the test (`data.split`). Until then the champion stays, unless a person decides "
+    "otherwise: `recurra register CONF --override TEXT`."
+)
+# Numbers wherever the answers are: others may be undefined for rows that say nothing of them.
+ALWAYS_NUMBERS = ("loss", "accuracy", "ece")
+OTHER_ROWS = Obstacle(
+    "it answered other rows",
+    "Please report this with the run folder: both models are given the same rows.",
+)
 
 
 def decide(
@@ -73,12 +54,11 @@ def decide(
     *,
     task: str,
     labels: Sequence[str],
-    floors: Mapping[str, float],
-    better_on: str,
-    confidence: float,
+    gate: GateSettings,
     bootstrap: int,
     seed: int = 0,
-    comparable: str | None = None,
+    measured: Measured | None = None,
+    obstacle: Obstacle | None = None,
 ) -> Verdict:
     """The verdict on a new model.
 
@@ -86,42 +66,44 @@ def decide(
         challenger: its predictions; only the rows of split `test` count.
         champion: those of the model that holds the alias, made now on the same rows; None when there is
             no such model, or when it cannot answer them.
-        floors: least value on the test rows by metric.
-        better_on: the metric on which the champion must be beaten.
-        comparable: why the champion cannot be compared; None when it can.
+        gate: what the model must reach, and the metric on which the champion must be beaten.
+        measured: what else the limits of the gate are held against.
+        obstacle: why the champion cannot be compared; None when it can.
     """
     challenger = _test_rows(challenger)
-    case = _Case(read(challenger, task=task, labels=labels), task, better_on, confidence, bootstrap, seed)
+    case = _Case(read(challenger, task=task, labels=labels), task, gate, bootstrap, seed)
     rules = [case.numbers()]
-    if rules[0].holds:
-        rules += [case.floor(name, least) for name, least in floors.items()]
-    if broken := tuple(rule.sentence for rule in rules if not rule.holds):
-        return replace(case.blank(), decision="rejected", rules=tuple(rules), reasons=broken)
-    if comparable is None and champion is not None:
+    if not rules[0].holds:
+        return case.end("rejected", "not a number", rules, hint=NUMBERS_HINT)
+    rules += [*case.limits(), *beside(gate, measured or Measured())]
+    if not all(rule.holds for rule in rules):
+        return case.end("rejected", "rule missed", rules, hint=MISSED_HINT)
+    if obstacle is None and champion is not None:
         champion = _test_rows(champion)
-        comparable = _other_rows(challenger, champion)
-    if comparable is not None:
-        rule = Rule("comparable", False, f"The champion is not comparable: {comparable.rstrip('.')}.")
-        return _end(case.blank(), "kept", rules, rule)
+        obstacle = _other_rows(challenger, champion)
+    if obstacle is not None:
+        return case.end("kept", "not comparable", [*rules, _incomparable(obstacle)], hint=obstacle.hint)
     if champion is None:
-        rule = Rule("champion", True, "This is the first model: there is no champion yet.")
-        return _end(case.blank(), "promoted", rules, rule)
-    return case.against(read(champion, task=task, labels=labels), rules)
+        told = "This is the first model: there is no champion yet."
+        rules.append(Rule("champion", True, told, "a champion to beat", "none yet"))
+        return case.end("promoted", "first", rules)
+    # The champion's rows are the same ones, so they are of the same groups.
+    theirs = replace(read(champion, task=task, labels=labels), groups=case.answers.groups)
+    return case.against(theirs, rules)
 
 
-def _end(blank: Verdict, decision: Decision, rules: Sequence[Rule], last: Rule) -> Verdict:
-    """The verdict that the last rule decides; a promotion also rests on the floors."""
-    floors = [rule.sentence for rule in rules if rule.name == "floor"] if decision == "promoted" else []
-    return replace(blank, decision=decision, rules=(*rules, last), reasons=(*floors, last.sentence))
+def _incomparable(obstacle: Obstacle) -> Rule:
+    told = f"The champion is not comparable: {obstacle.reason.rstrip('.')}."
+    return Rule("comparable", False, told, "a champion that can answer the same rows", obstacle.reason)
 
 
 def _test_rows(table: pa.Table) -> pa.Table:
     return table.filter(pc.equal(table["split"], "test"))
 
 
-def _other_rows(challenger: pa.Table, champion: pa.Table) -> str | None:
+def _other_rows(challenger: pa.Table, champion: pa.Table) -> Obstacle | None:
     same = all(challenger[name].equals(champion[name]) for name in ("row", "truth"))
-    return None if same else "it answered other rows"
+    return None if same else OTHER_ROWS
 
 
 @dataclass(frozen=True)
@@ -130,76 +112,98 @@ class _Case:
 
     answers: Answers
     task: str
-    metric: str
-    confidence: float
+    gate: GateSettings
     bootstrap: int
     seed: int
 
-    def measure(self, name: str) -> tuple[float | None, float | None, float | None]:
+    @property
+    def metric(self) -> str:
+        return self.gate.better_on
+
+    def measure(self, name: str) -> Found:
         """A metric of the new model with its bounds."""
         scores = measure(
             self.answers,
             task=self.task,
             bootstrap=self.bootstrap,
-            confidence=self.confidence,
+            confidence=self.gate.confidence,
             seed=self.seed,
             metrics=(name,),
         )
         return scores[name], scores[f"{name}_low"], scores[f"{name}_high"]
 
-    def blank(self) -> Verdict:
+    def end(
+        self, decision: Decision, outcome: Outcome, rules: Sequence[Rule], *, hint: str = "", **more: Any
+    ) -> Verdict:
+        """The verdict that these rules come to; `more` are fields of it."""
         return Verdict(
-            decision="kept",
-            reasons=(),
-            rules=(),
+            decision=decision,
+            outcome=outcome,
+            reasons=_reasons(decision, rules),
+            rules=tuple(rules),
             metric=self.metric,
             value=number(_value(self.answers, self.metric)),
-            champion_value=None,
-            difference=None,
-            low=None,
-            high=None,
-            confidence=self.confidence,
+            **{"champion_value": None, "difference": None, "low": None, "high": None, **more},
+            confidence=self.gate.confidence,
             bootstrap=self.bootstrap,
             num_sequences=len(self.answers),
+            hint=hint,
         )
 
     def numbers(self) -> Rule:
         """Whether the scores are numbers: NaN passes nothing and beats nothing."""
+        asked = "every score is a number"
         if not len(self.answers):
-            return Rule("number", False, "There are no test rows to judge the model on.")
-        broken = [name for name in of_task(self.task) if math.isnan(_value(self.answers, name))]
+            told = "There are no test rows to judge the model on."
+            return Rule("number", False, told, asked, "no test rows")
+        names = dict.fromkeys((*ALWAYS_NUMBERS, self.metric))
+        broken = [name for name in names if math.isnan(_value(self.answers, name))]
         if not broken and math.isinf(_value(self.answers, self.metric)):
             broken = [self.metric]
         if broken:
-            return Rule("number", False, f"Not a number on the test rows: {', '.join(broken)}.")
-        return Rule("number", True, "Every score is a number.")
+            found = ", ".join(broken)
+            return Rule("number", False, f"Not a number on the test rows: {found}.", asked, f"not: {found}")
+        return Rule("number", True, "Every score is a number.", asked, "they are")
 
-    def floor(self, name: str, least: float) -> Rule:
-        """Whether the value itself reaches the floor; its interval is only told."""
-        value, low, high = self.measure(name)
-        holds = value is not None and value >= least
-        does = "reaches" if holds else "misses"
-        told = f"{name} {_shown(value)}{_bounds(low, high, self.confidence)} {does} the floor of {least:g}."
-        return Rule("floor", holds, told, name, value, low, high, least)
+    def limits(self) -> list[Rule]:
+        """The rules on the test rows as a whole."""
+        confidence = self.gate.confidence
+        floors, ceilings = self.gate.floors.items(), self.gate.ceilings.items()
+        return [
+            *(floor(name, self.measure(name), least, confidence=confidence) for name, least in floors),
+            *(ceiling(name, self.measure(name), most, confidence=confidence) for name, most in ceilings),
+        ]
 
     def against(self, champion: Answers, rules: Sequence[Rule]) -> Verdict:
         """The verdict where a champion answered the same rows."""
         value, theirs = _value(self.answers, self.metric), _value(champion, self.metric)
-        blank = replace(self.blank(), champion_value=number(theirs))
+        more: dict[str, Any] = {"champion_value": number(theirs)}
         if not math.isfinite(theirs):
             sentence = f"The champion's {self.metric} on these rows is not a number."
-            return _end(blank, "promoted", rules, Rule("better", True, sentence, self.metric, value))
+            rule = self._rule(True, sentence, theirs, shown(number(value)))
+            return self.end("promoted", "better", [*rules, rule], **more)
         num_differing = self._num_differing(champion)
-        bounds = self._difference(champion, value - theirs)
-        blank = replace(blank, difference=value - theirs, low=number(bounds.low), high=number(bounds.high))
+        resamples = self._difference(champion)
+        found = interval(value - theirs, resamples, confidence=self.gate.confidence)
+        more |= {"difference": value - theirs, "low": number(found.low), "high": number(found.high)}
         if num_differing == 0:
             told = f"A tie: both models have the same {self.metric} on every sequence."
-            return _end(blank, "kept", rules, Rule("better", False, told, self.metric, value, against=theirs))
-        better = self._better(value, theirs, bounds)
-        if lack := self._lack(num_differing, theirs, bounds):
-            rule = Rule("enough data", False, f"Too little data to tell: {lack}.")
-            return _end(blank, "kept", [*rules, better], rule)
-        return _end(blank, "promoted" if better.holds else "kept", rules, better)
+            rule = self._rule(False, told, theirs, "the same on every sequence")
+            return self.end("kept", "not better", [*rules, rule], **more)
+        better = self._better(value, theirs, found)
+        lack = self._lack(num_differing, theirs, found)
+        if better.holds and not lack:
+            return self.end("promoted", "better", [*rules, better], **more)
+        if not lack and (found.low > 0 or found.high < 0):
+            return self.end("kept", "not better", [*rules, better], **more)
+        needed = more["num_sequences_needed"] = self._needed(value - theirs, resamples, num_differing)
+        told = self._would_tell(needed, value - theirs)
+        if not lack:
+            return self.end("kept", "not better", [*rules, better], **more).with_note(told)
+        asked = "a difference other than zero" if needed is None else f"about {_about(needed)} {self._units}"
+        lacking = f"Too little data to tell: {lack}. {told}"
+        rule = Rule("enough data", False, lacking, asked, f"{self.answers.num_independent:,}")
+        return self.end("kept", "too little data", [*rules, better, rule], hint=LITTLE_HINT, **more)
 
     def _num_differing(self, champion: Answers) -> int:
         """Sequences on which the two models count differently."""
@@ -208,33 +212,58 @@ class _Case:
         pairs = [(getattr(ours, name), getattr(others, name)) for name in METRICS[self.metric].uses]
         return int(np.any([(a != b).reshape(n, -1).any(axis=1) for a, b in pairs], axis=0).sum())
 
-    def _difference(self, champion: Answers, difference: float) -> Interval:
+    def _difference(self, champion: Answers) -> Resamples:
+        """The difference on resampled sequences, both models on the same ones."""
         ours, others = (
             resample(answers, [self.metric], bootstrap=self.bootstrap, seed=self.seed)[self.metric]
             for answers in (self.answers, champion)
         )
-        return interval(difference, ours - others, confidence=self.confidence)
+        return ours - others
 
-    def _lack(self, num_differing: int, theirs: float, bounds: Interval) -> str:
+    def _lack(self, num_differing: int, theirs: float, found: Interval) -> str:
         """Why the rows cannot tell the models apart; empty when they can."""
-        n = len(self.answers)
-        if n < MIN_SEQUENCES:
-            return f"{n} test sequences, and it takes {MIN_SEQUENCES}"
-        # If chance alone favoured either model on each of these, one model would win all of them too often.
-        least = math.ceil(math.log2(2 / (1 - self.confidence)))
-        if num_differing < least:
-            return f"the models differ on {num_differing} of {n:,} sequences, and it takes {least}"
-        half, gain = (bounds.high - bounds.low) / 2, abs(METRICS[self.metric].best - theirs)
-        if bounds.low <= 0 <= bounds.high and half > gain:
+        n, num_independent = len(self.answers), self.answers.num_independent
+        if num_independent < MIN_SEQUENCES:
+            return f"{num_independent} {self._units}, and it takes {MIN_SEQUENCES}"
+        if num_differing < self._least_differing:
+            takes = self._least_differing
+            return f"the models differ on {num_differing} of {n:,} sequences, and it takes {takes}"
+        half, gain = (found.high - found.low) / 2, abs(METRICS[self.metric].best - theirs)
+        if found.low <= 0 <= found.high and half > gain:
             return (
                 f"the difference is known to ±{half:.4f} only, and the champion's {theirs:.4f}"
                 f" leaves no more than {gain:.4f} to gain"
             )
         return ""
 
-    def _better(self, value: float, theirs: float, bounds: Interval) -> Rule:
+    @property
+    def _units(self) -> str:
+        """What the rows that would tell are counted in: what the bootstrap draws."""
+        return "test sequences" if self.answers.groups is None else "test groups of sequences"
+
+    def _would_tell(self, needed: int | None, difference: float) -> str:
+        if needed is None:
+            return f"No number of {self._units} would tell, as long as the models score the same."
+        told = f"About {_about(needed)} {self._units} would tell"
+        return f"{told}, if the difference is truly {difference:+.4f}."
+
+    @property
+    def _least_differing(self) -> int:
+        """If chance alone favoured either model on each of fewer, one would win all of them too often."""
+        return math.ceil(math.log2(2 / (1 - self.gate.confidence)))
+
+    def _needed(self, difference: float, resamples: Resamples, num_differing: int) -> int | None:
+        """About how many sequences would tell the models apart; None where no number would."""
+        needed = to_tell(difference, resamples, confidence=self.gate.confidence)
+        if needed is None:
+            return None
+        n = len(resamples.without)
+        of_differing = math.ceil(n * self._least_differing / num_differing)
+        return max(needed, of_differing, MIN_SEQUENCES, n + 1)
+
+    def _better(self, value: float, theirs: float, found: Interval) -> Rule:
         up = METRICS[self.metric].higher_is_better
-        surely_more, surely_less = bounds.low > 0, bounds.high < 0
+        surely_more, surely_less = found.low > 0, found.high < 0
         holds = surely_more if up else surely_less
         if holds:
             judged = "better"
@@ -244,21 +273,48 @@ class _Case:
             judged = "not surely better, since the interval holds zero"
         told = (
             f"{self.metric} {value:.4f} against the champion's {theirs:.4f}: {value - theirs:+.4f}"
-            f"{_bounds(bounds.low, bounds.high, self.confidence, signed='+')}, {judged}."
+            f"{bounds(found.low, found.high, self.gate.confidence, sign='+')}, {judged}."
         )
-        return Rule("better", holds, told, self.metric, value, against=theirs)
+        by = f"{value - theirs:+.4f}{bounds(found.low, found.high, sign='+')}"
+        return self._rule(holds, told, theirs, f"{value:.4f}: {by}")
+
+    def _rule(self, holds: bool, sentence: str, theirs: float, found: str) -> Rule:
+        """The rule that the champion must be beaten."""
+        than = "above" if METRICS[self.metric].higher_is_better else "below"
+        return Rule(
+            name="better",
+            holds=holds,
+            sentence=sentence,
+            asked=f"surely {than} the champion's {shown(number(theirs))}",
+            found=found,
+            metric=self.metric,
+            value=number(_value(self.answers, self.metric)),
+            against=number(theirs),
+        )
+
+
+def _reasons(decision: Decision, rules: Sequence[Rule]) -> tuple[str, ...]:
+    """The sentences that a decision rests on.
+
+    A rejection rests on every rule that was missed, and what is said of the champion on the last rule; a
+    promotion also on the limits that were kept, those of slices in one sentence.
+    """
+    if decision == "rejected":
+        return tuple(rule.sentence for rule in rules if not rule.holds)
+    if decision == "kept":
+        return (rules[-1].sentence,)
+    limits = [rule.sentence for rule in rules[1:-1] if rule.name != "slice"]
+    num_slices = sum(rule.name == "slice" for rule in rules)
+    slices = [f"Every floor on slices is reached ({num_slices} of {num_slices})."] if num_slices else []
+    return (*limits, *slices, rules[-1].sentence)
+
+
+def _about(num: int) -> str:
+    """A number rounded up to its first two digits."""
+    unit = 10 ** max(0, len(str(num)) - 2)
+    return f"{math.ceil(num / unit) * unit:,}"
 
 
 def _value(answers: Answers, metric: str) -> float:
     total = answers.sums(np.zeros(len(answers), np.int64), 1).total()
     return float(METRICS[metric].of(total))
-
-
-def _shown(value: float | None) -> str:
-    return "not a number" if value is None else f"{value:.4f}"
-
-
-def _bounds(low: float | None, high: float | None, confidence: float, *, signed: str = "") -> str:
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return ""
-    return f" ({100 * confidence:g} % interval {low:{signed}.4f} to {high:{signed}.4f})"

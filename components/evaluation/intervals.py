@@ -1,10 +1,13 @@
 """How sure a score is: a bootstrap over whole sequences, since the steps of one are not independent.
 
+Where sequences belong to groups, such as the recordings of one speaker, whole groups are drawn (the cluster
+bootstrap: Davison & Hinkley 1997, Bootstrap Methods and their Application, section 3.8).
+
     Answers ─ resample ─▶ {metric: Resamples} ─ interval ─▶ low, high
 
 The same seed and number of sequences give the same resamples, so two models on the same rows are paired,
 and the difference of their Resamples is that of a paired bootstrap.
-Letters: B resamples, n sequences, C classes.
+Letters: B resamples, n sequences or groups of them, C classes, K sums.
 """
 
 import math
@@ -40,10 +43,10 @@ UNKNOWN = Interval(math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Resamples:
-    """A metric on resampled sequences, and on all but one of them."""
+    """A metric on resampled sequences or groups, and on all but one of them."""
 
     draws: np.ndarray  # (B,)
-    without: np.ndarray  # (n,) without each sequence in turn
+    without: np.ndarray  # (n,) without each sequence or group in turn
 
     def __sub__(self, other: "Resamples") -> "Resamples":
         # Infinite losses of both give NaN, for which there is no interval.
@@ -54,22 +57,23 @@ class Resamples:
 def resample(
     answers: Answers, metrics: Sequence[str], *, bootstrap: int, seed: int = 0
 ) -> dict[str, Resamples]:
-    """Each metric on `bootstrap` resamples of the sequences.
+    """Each metric on `bootstrap` resamples of the sequences, or of their groups.
 
     They are drawn by place, so the order of the input has no say. Sequences are counted part by part, so
     memory hardly grows with them.
     """
-    answers = answers.take(np.argsort(answers.places, kind="stable"))
-    n, fields = len(answers), sorted({field for name in metrics for field in METRICS[name].uses})
-    every = answers.sums(np.zeros(n, np.int64), 1).total()
+    answers, owners = _in_order(answers)
+    n, fields = answers.num_independent, sorted({field for name in metrics for field in METRICS[name].uses})
+    every = answers.sums(np.zeros(len(answers), np.int64), 1).total()
     sums: dict[str, np.ndarray] = {}
     without: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     most = max(64, MAX_ENTRIES // max(bootstrap, answers.num_classes))
     # An infinite loss makes NaN of every sum that counts it zero times or takes it away again.
     with np.errstate(invalid="ignore"):
         for start, weights in _weights(n, bootstrap=bootstrap, most=most, seed=seed):
-            places = np.arange(start, start + weights.shape[1])
-            part = answers.take(places).sums(places - start, len(places))
+            size = weights.shape[1]
+            first, last = np.searchsorted(owners, [start, start + size])
+            part = answers.take(np.arange(first, last)).sums(owners[first:last] - start, size)
             for field in fields:
                 sums[field] = sums.get(field, 0.0) + weights @ getattr(part, field)
             rest = every - part
@@ -79,6 +83,36 @@ def resample(
         return {name: Resamples(np.full(bootstrap, math.nan), np.zeros(0)) for name in metrics}
     drawn = replace(every, **sums)
     return {name: Resamples(METRICS[name].of(drawn), np.concatenate(without[name])) for name in metrics}
+
+
+def _in_order(answers: Answers) -> tuple[Answers, np.ndarray]:
+    """The answers by place, those of a group together; and what each sequence is drawn as, 0 to n - 1."""
+    if answers.groups is None:
+        return answers.take(np.argsort(answers.places, kind="stable")), np.arange(len(answers))
+    answers = answers.take(np.lexsort((answers.places, answers.groups)))
+    assert answers.groups is not None
+    return answers, np.unique(answers.groups, return_inverse=True)[1]
+
+
+def resample_sums(
+    sums: np.ndarray, groups: np.ndarray | None, *, bootstrap: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over resampled sequences, (B, K), and those without each sequence or group in turn, (n, K).
+
+    Args:
+        sums: what each sequence adds, in an order that does not follow from that of the input, (N, K).
+        groups: of the sequences, (N,); None: all are independent.
+    """
+    if groups is not None:
+        codes = np.unique(groups, return_inverse=True)[1]
+        grouped = np.zeros((codes.max(initial=-1) + 1, sums.shape[1]))
+        np.add.at(grouped, codes, sums)
+        sums = grouped
+    drawn = np.zeros((bootstrap, sums.shape[1]))
+    most = max(64, MAX_ENTRIES // bootstrap)
+    for start, weights in _weights(len(sums), bootstrap=bootstrap, most=most, seed=seed):
+        drawn += weights @ sums[start : start + weights.shape[1]]
+    return drawn, sums.sum(axis=0) - sums
 
 
 def _weights(n: int, *, bootstrap: int, most: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -102,7 +136,7 @@ def _weights(n: int, *, bootstrap: int, most: int, seed: int) -> Iterator[tuple[
 
 
 def interval(point: float, resamples: Resamples, *, confidence: float) -> Interval:
-    """Bounds of a value; unknown for NaN and below two sequences.
+    """Bounds of a value; unknown for NaN and below two sequences, or groups of them.
 
     Percentiles of the draws, corrected for bias and skew (BCa: Efron 1987,
     doi:10.1080/01621459.1987.10478410), with Student's t and sqrt(n / (n - 1)) for few sequences (the

@@ -1,13 +1,13 @@
-"""Answers for rows nobody has labelled, as a stream: files in, record batches out, in the order of the input.
+"""Answers for rows nobody has labelled: files in, record batches out, in the order of the input.
 
-    files ─ open ─▶ sources ─ look ─▶ Task (parts to read, schema to write) ─ answers ─▶ record batches
+    files ─ open ─▶ sources ─ look ─▶ Task (schema to write) ─ chunks ─▶ answers, each alone ─▶ record batches
 
 Memory is bounded by the size of a batch, whatever the size of the files.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from components import bundles
 from components.data.columns import Nested, Words, numeric_fault, scalar_fault, text_fault, texts, words_fault
 from components.data.faults import Fault, input_faults, length_faults
-from components.data.intake import Here, Reading, open_sources
+from components.data.intake import Reading, Run, open_sources
 from components.data.layouts import StepInput, StepLayout
 from components.data.readers import File, Part, Source, parts, scan
 from components.data.readers.sources import NUMBERS, OWN, TEXT, TEXTS
@@ -26,9 +26,15 @@ from components.errors import DataError, Problem
 from components.lookup import nearest
 from components.served.encoding import Encoding, kind_of
 from components.served.numbers import NumericEncoding
-from components.served.predictor import Predictor
+from components.served.predictor import Predictor, Said
 
 MAX_STEPS, MAX_PROBABILITIES, MAX_PROBLEMS = 1 << 18, 1 << 22, 1000
+# Of a chunk: what is lost with a process that dies.
+CHUNK_ROWS, CHUNK_VALUES = 1 << 16, 1 << 24
+
+# What a row without an answer has beside its nulls; `problem` is null where there is one.
+PROBLEM = "problem"
+PLACE = (pa.field("file", pa.string()), pa.field("row", pa.int64()), pa.field("line", pa.int64()))
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,55 @@ class Task:
     n_best: int
     distribution: bool
     schema: pa.Schema
+    keeps_bad: bool = False  # rows that do not fit get nulls, a problem and their place; else they are errors
 
     @property
     def num_rows(self) -> int:
         return sum(part.num_rows for part in self.parts)
+
+    @property
+    def num_values(self) -> int:
+        return sum(part.num_values for part in self.parts)
+
+    @property
+    def answer_names(self) -> list[str]:
+        """The columns that are answers: null where a row does not fit."""
+        own = ("id", PROBLEM, *(field.name for field in PLACE))
+        return [name for name in self.schema.names if name not in own]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows of a part, counted within it."""
+
+    part: Part
+    first: int
+    stop: int
+
+
+Chunk = tuple[Stretch, ...]
+
+
+def chunks(parts: Sequence[Part]) -> list[Chunk]:
+    """The parts cut, and small ones put together, into chunks that are answered one by one.
+
+    They depend on the files alone, so that work that was stopped can go on elsewhere.
+    """
+    cut: list[Chunk] = []
+    chunk: list[Stretch] = []
+    left = 1.0  # of the chunk's room
+    for part in parts:
+        share = max(1 / CHUNK_ROWS, part.num_values / max(1, part.num_rows) / CHUNK_VALUES)  # of a row
+        first = 0
+        while first < part.num_rows:
+            stop = min(part.num_rows, first + max(1, int(left / share)))
+            chunk.append(Stretch(part, first, stop))
+            left -= (stop - first) * share
+            first = stop
+            if left < share:
+                cut.append(tuple(chunk))
+                chunk, left = [], 1.0
+    return [*cut, tuple(chunk)] if chunk else cut
 
 
 def reading(
@@ -104,9 +155,11 @@ def open_task(
     id_column: str | None,
     file_format: str,
     layout: Mapping[str, Any] | None,
+    run: Run,
     scratch: str,
     n_best: int,
     distribution: bool,
+    keeps_bad: bool = False,
 ) -> Task:
     """Open files of new rows and look at the work that they hold for a model.
 
@@ -117,9 +170,11 @@ def open_task(
         id_column: another one, which every file must have.
         file_format: auto, or a reader's name.
         layout: what bundle.json says of the files that the model was trained with.
+        run: starts a task that imports a text file.
         scratch: a folder for what is imported.
         n_best: also the n most probable labels.
         distribution: also the probability of every label.
+        keeps_bad: rows that do not fit are answered with nulls and their problem.
 
     Raises:
         DataError: files that cannot be opened, lack a column or hold another type; all of them together.
@@ -127,8 +182,10 @@ def open_task(
     named = id_column or own_id
     check = partial(column_problems, encoding=encoding, id_column=named, id_needed=id_column is not None)
     read = reading(encoding, id_column=named, file_format=file_format, layout=layout)
-    sources = open_sources(files, read, run=Here, scratch=scratch, check=check)
-    return look(sources, encoding, id_column=named, n_best=n_best, distribution=distribution)
+    sources = open_sources(files, read, run=run, scratch=scratch, check=check)
+    return look(
+        sources, encoding, id_column=named, n_best=n_best, distribution=distribution, keeps_bad=keeps_bad
+    )
 
 
 def column_problems(
@@ -154,6 +211,7 @@ def look(
     id_column: str | None,
     n_best: int = 0,
     distribution: bool = False,
+    keeps_bad: bool = False,
 ) -> Task:
     """The work that the files hold for a model.
 
@@ -163,6 +221,7 @@ def look(
         id_column: handed through as `id`; files without it give null ids.
         n_best: also the n most probable labels.
         distribution: also the probability of every label, in the order of `encoding.labels`.
+        keeps_bad: rows that do not fit are answered with nulls and their problem.
 
     Raises:
         DataError: the files hold no rows at all.
@@ -172,29 +231,63 @@ def look(
         problems = [Problem(file=source.name, message="no rows") for source in sources]
         raise DataError("The data cannot be predicted.", problems=problems)
     schema = _schema(encoding, with_id=has_id, n_best=n_best, distribution=distribution)
-    return Task(tuple(parts(sources)), id_column if has_id else None, n_best, distribution, schema)
+    if keeps_bad:
+        schema = pa.schema([*schema, pa.field(PROBLEM, pa.string()), *PLACE])
+    found = tuple(parts(sources))
+    return Task(found, id_column if has_id else None, n_best, distribution, schema, keeps_bad)
 
 
-def answers(*, bundle: Path, task: Task) -> Iterator[pa.RecordBatch]:
-    """The model's answers, row by row in the order of the parts.
+def answers(
+    *, bundle: Path, task: Task, chunk: Chunk | None = None, only_check: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """The model's answers to the rows of a chunk, in their order; of all parts when none is given.
+
+    Args:
+        only_check: look for rows that do not fit, and answer none.
 
     Raises:
-        DataError: rows that do not fit, all of them (at most a thousand), once every row was seen.
+        DataError: rows that do not fit, all of the chunk's (at most a thousand), once every row was seen.
     """
-    predictor = bundles.open(bundle)
+    predictor = _opened(bundle, bundles.describe(bundle)["digest"])
     problems: list[Problem] = []
-    for part in task.parts:
-        row = part.first_row
-        for batch in scan(part, _columns(predictor.encoding, task, part)):
-            flat = _laid_flat(batch, predictor.encoding)
-            problems += _problems(batch, flat, predictor.encoding, source=part.source, first_row=row)
-            if len(problems) >= MAX_PROBLEMS:
-                break
-            if not problems:
-                yield from _answered(predictor, task, batch, flat, part.source.name)
-            row += len(batch)
+    for part, first, batch in _batches(predictor.encoding, task, chunk):
+        flat = _laid_flat(batch, predictor.encoding)
+        found = _problems(batch, flat, predictor.encoding, source=part.source, first_row=first)
+        if task.keeps_bad:
+            yield from _kept(predictor, task, batch, flat, found, places=Places(batch, part.source, first))
+            continue
+        problems += [problem for _, problem in found]
+        if len(problems) >= MAX_PROBLEMS:
+            break
+        if not problems and not only_check:
+            try:
+                yield from _answered(predictor, task, batch, flat)
+            except _Unfit as error:
+                problems.append(Places(batch, part.source, first).problem("", error.fault, None))
     if problems:
         raise DataError("Rows cannot be predicted; nothing was written.", problems=problems)
+
+
+@lru_cache(maxsize=1)
+def _opened(bundle: Path, digest: str) -> Predictor:
+    """The bundle, opened once for all chunks."""
+    return bundles.open(bundle)
+
+
+def _batches(
+    encoding: Encoding, task: Task, chunk: Chunk | None
+) -> Iterator[tuple[Part, int, pa.RecordBatch]]:
+    """The rows to read, with their part and the place of the first one in its file."""
+    whole = tuple(Stretch(part, 0, part.num_rows) for part in task.parts)
+    for stretch in whole if chunk is None else chunk:
+        part, row = stretch.part, 0
+        for batch in scan(part, _columns(encoding, task, part)):
+            first, stop = max(stretch.first - row, 0), min(stretch.stop - row, len(batch))
+            if first < stop:
+                yield part, part.first_row + row + first, batch.slice(first, stop - first)
+            row += len(batch)
+            if row >= stretch.stop:
+                break
 
 
 def _columns(encoding: Encoding, task: Task, part: Part) -> list[str]:
@@ -237,7 +330,8 @@ def _laid_flat(batch: pa.RecordBatch, encoding: Encoding) -> _Flat:
 
 def _problems(
     batch: pa.RecordBatch, flat: _Flat, encoding: Encoding, *, source: Source, first_row: int
-) -> list[Problem]:
+) -> list[tuple[int, Problem]]:
+    """What is wrong with rows of the batch, by row."""
     columns = [part.column for part in encoding.inputs]
     told = list(spelling(batch))
     faults: list[tuple[str, Fault]] = list(flat.faults)
@@ -255,15 +349,27 @@ def _problems(
     told += [(column, fault, None) for column, fault in faults if fault.row not in spelt_wrong]
     places = Places(batch, source, first_row)
     return [
-        places.problem(column, fault, line)
+        (fault.row, places.problem(column, fault, line))
         for column, fault, line in sorted(told, key=lambda found: found[1].row)
     ]
 
 
+class _Unfit(Exception):
+    """A row whose numbers the encoding cannot take: they leave float32 once they are scaled."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
 def _answered(
-    predictor: Predictor, task: Task, batch: pa.RecordBatch, flat: _Flat, file: str
+    predictor: Predictor, task: Task, batch: pa.RecordBatch, flat: _Flat
 ) -> Iterator[pa.RecordBatch]:
-    """The batch's answers in pieces whose probabilities fit in memory."""
+    """The batch's answers in pieces whose probabilities fit in memory.
+
+    Raises:
+        _Unfit: the first row that cannot be encoded.
+    """
     lengths = flat.inputs[0].lengths
     ends = np.concatenate([[0], np.cumsum(lengths)])
     most = max(1, min(MAX_STEPS, MAX_PROBABILITIES // predictor.encoding.num_classes))
@@ -271,24 +377,112 @@ def _answered(
     while start < len(batch):
         stop = max(start + 1, int(np.searchsorted(ends, ends[start] + most, side="right")) - 1)
         own = lengths[start:stop]
-        try:
-            raw = _raw(flat, predictor.encoding, slice(start, stop), slice(int(ends[start]), int(ends[stop])))
-            x = predictor.encoding.encode(raw, own)
-        except ValueError as error:
-            raise DataError(
-                "Rows cannot be predicted; nothing was written.",
-                problems=[Problem(file=file, message=str(error))],
-            ) from error
-        columns = predictor.decode(
-            predictor.predict_encoded(x, own), own, n_best=task.n_best, distribution=task.distribution
-        )
+        x = _encoded(flat, predictor.encoding, ends, start, stop)
+        columns = _arrays(predictor.predict_encoded(x, own), own, predictor.encoding, task)
         if "id" in task.schema.names:
-            has_id = task.id_column in batch.schema.names
-            ids = texts(batch.column(task.id_column)) if has_id else pa.nulls(len(batch), pa.string())
-            columns = {"id": ids.slice(start, stop - start), **columns}
-        arrays = [pa.array(columns[field.name], field.type) for field in task.schema]
-        yield pa.RecordBatch.from_arrays(arrays, schema=task.schema)
+            columns["id"] = _ids(batch, task).slice(start, stop - start)
+        for field in task.schema:
+            columns.setdefault(field.name, pa.nulls(stop - start, field.type))
+        yield pa.RecordBatch.from_arrays([columns[field.name] for field in task.schema], schema=task.schema)
         start = stop
+
+
+def _encoded(flat: _Flat, encoding: Encoding, ends: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Rows as (S, W) float32.
+
+    Raises:
+        _Unfit: the first one that cannot be.
+    """
+    rows, steps = slice(start, stop), slice(int(ends[start]), int(ends[stop]))
+    try:
+        return encoding.encode(_raw(flat, encoding, rows, steps), np.diff(ends[start : stop + 1]))
+    except ValueError as error:
+        if stop - start == 1:
+            raise _Unfit(Fault(start, None, None, str(error))) from error
+        for row in range(start, stop):
+            _encoded(flat, encoding, ends, row, row + 1)
+        raise
+
+
+def _ids(batch: pa.RecordBatch, task: Task) -> pa.Array:
+    if task.id_column in batch.schema.names:
+        return texts(batch.column(task.id_column))
+    return pa.nulls(len(batch), pa.string())
+
+
+def _arrays(said: Said, lengths: np.ndarray, encoding: Encoding, task: Task) -> dict[str, pa.Array]:
+    """The values that `Predictor.decode` gives, as Arrow columns without a Python object for each."""
+    labels = pa.array(encoding.labels, pa.string())
+    per_step = encoding.task == "labelling"
+    names = ("labels", "probabilities") if per_step else ("label", "probability")
+    flat = {names[0]: labels.take(pa.array(said.best)), names[1]: pa.array(said.confidence)}
+    if task.n_best:
+        order = np.argsort(-said.log_probabilities, axis=1, kind="stable")[:, : task.n_best]
+        best = np.take_along_axis(said.log_probabilities, order, axis=1).astype(np.float64)
+        flat["n_best_labels"] = _lists(labels.take(pa.array(order.ravel())), task.n_best)
+        flat["n_best_probabilities"] = _lists(pa.array(np.exp(best).ravel()), task.n_best)
+    if task.distribution:
+        every = np.exp(said.log_probabilities.astype(np.float64))
+        flat["distribution"] = _lists(pa.array(every.ravel()), every.shape[1])
+    if not per_step:
+        return flat
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    return {name: pa.ListArray.from_arrays(offsets, values) for name, values in flat.items()}
+
+
+def _lists(values: pa.Array, size: int) -> pa.ListArray:
+    """Values laid end to end as lists of one size."""
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, len(values) + 1, size, dtype=np.int32)), values)
+
+
+def _kept(
+    predictor: Predictor,
+    task: Task,
+    batch: pa.RecordBatch,
+    flat: _Flat,
+    found: Sequence[tuple[int, Problem]],
+    *,
+    places: Places,
+) -> Iterator[pa.RecordBatch]:
+    """As many rows as the batch has: answers, and nulls with a problem where there is none."""
+    problems: dict[int, list[Problem]] = {}
+    for row, problem in found:
+        problems.setdefault(row, []).append(problem)
+    pieces: list[pa.RecordBatch] = []
+    rows = np.arange(len(batch))
+    while True:
+        rows = np.array([row for row in rows.tolist() if row not in problems], np.int64)
+        fitting = batch.take(pa.array(rows)) if problems else batch
+        own = _laid_flat(fitting, predictor.encoding) if problems else flat
+        try:
+            pieces = list(_answered(predictor, task, fitting, own))
+            break
+        except _Unfit as error:
+            row = int(rows[error.fault.row])
+            problems[row] = [places.problem("", replace(error.fault, row=row), None)]
+    if not problems:
+        yield from pieces
+        return
+    at = np.full(len(batch), -1)
+    at[rows] = np.arange(len(rows))
+    answered = pa.Table.from_batches(pieces, task.schema).combine_chunks()
+    taken = answered.take(pa.array(at, mask=at < 0)).to_batches()[0]
+    columns = dict(zip(taken.schema.names, taken.columns, strict=True))
+    if "id" in columns:
+        columns["id"] = _ids(batch, task)
+    first = {row: each[0] for row, each in problems.items()}
+    columns[PROBLEM] = pa.array(
+        [_told(problems[row]) if row in problems else None for row in range(len(batch))], pa.string()
+    )
+    for field in PLACE:
+        values = [getattr(first[row], field.name) if row in first else None for row in range(len(batch))]
+        columns[field.name] = pa.array(values, field.type)
+    yield pa.RecordBatch.from_arrays([columns[field.name] for field in task.schema], schema=task.schema)
+
+
+def _told(problems: Sequence[Problem]) -> str:
+    """A row's problems; where the row stands is said beside them."""
+    return "; ".join(str(replace(problem, file="", row=None, line=None)) for problem in problems)
 
 
 def _raw(flat: _Flat, encoding: Encoding, rows: slice, steps: slice) -> dict[str, Any]:

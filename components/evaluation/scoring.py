@@ -1,14 +1,13 @@
-"""From answers to scores with intervals: over all rows, per class, per slice, on unseen label sequences.
+"""From answers to scores with intervals: over all rows, per class, on unseen label sequences.
 
 table ─ score ─▶ Scores   metrics  accuracy, accuracy_low, accuracy_high, ..., num_sequences, num_steps
                           per_class  confusion  reliability
-table ─ slices ─▶ a list, shortest sequences first
 table ─ unseen ─▶ the score on label sequences that do not stand in training
 table ─ worst  ─▶ the most confidently wrong sequences
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,6 @@ from components.evaluation.intervals import Interval, interval, resample, withou
 from components.metrics import METRICS, NUM_BINS, Sums, f1, of_task
 
 MAX_CONFUSIONS = 2_000
-NUM_SLICES = 5
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,10 @@ def measure(
         # No metric is below zero.
         bounds = Interval(max(bounds.low, 0.0), bounds.high) if bounds.is_known else bounds
         if name in ("accuracy", "sequence_accuracy"):
-            bounds = _open(bounds, value, n=len(answers), confidence=confidence)
+            bounds = _open(bounds, value, n=answers.num_independent, confidence=confidence)
         flat |= {name: number(value), f"{name}_low": number(bounds.low), f"{name}_high": number(bounds.high)}
-    return {**flat, "num_sequences": len(answers), "num_steps": int(answers.lengths.sum())}
+    counts = {"num_sequences": len(answers), "num_steps": int(answers.lengths.sum())}
+    return {**flat, **counts, **({} if answers.groups is None else {"num_groups": answers.num_independent})}
 
 
 def _open(bounds: Interval, value: float, *, n: int, confidence: float) -> Interval:
@@ -142,41 +141,6 @@ def _reliability(sums: Sums) -> list[dict[str, float]]:
         for k in np.flatnonzero(sums.binned).tolist()
         if math.isfinite(sums.binned_confidence[k])
     ]
-
-
-def slices(
-    predictions: pa.Table,
-    *,
-    by: Collection[str],
-    task: str,
-    labels: Sequence[str],
-    bootstrap: int,
-    confidence: float,
-) -> dict[str, list[dict[str, Any]]]:
-    """Scores by property of the row. `length`: about equal numbers of sequences from short to long."""
-    answers = read(predictions, task=task, labels=labels)
-    return {
-        name: [
-            {
-                "low": int(answers.lengths[rows].min()),
-                "high": int(answers.lengths[rows].max()),
-                **measure(answers.take(rows), task=task, bootstrap=bootstrap, confidence=confidence),
-            }
-            for rows in SLICES[name](answers)
-        ]
-        for name in by
-    }
-
-
-def _by_length(answers: Answers) -> list[np.ndarray]:
-    if not len(answers):
-        return []
-    cuts = np.unique(np.quantile(answers.lengths, np.linspace(0, 1, NUM_SLICES + 1)[1:-1], method="higher"))
-    part = np.searchsorted(cuts, answers.lengths, side="left")
-    return [np.flatnonzero(part == index) for index in np.unique(part)]
-
-
-SLICES: Mapping[str, Callable[[Answers], list[np.ndarray]]] = {"length": _by_length}
 
 
 def unseen(

@@ -193,10 +193,10 @@ class Predictor:
             if not self.per_step:
                 result[some], best[some] = output, classes
                 continue
-            for place, at in enumerate(some):
-                kept = slice(cut.kept_starts[at], cut.kept_stops[at])
-                read = slice(kept.start - cut.starts[at], kept.stop - cut.starts[at])
-                result[kept], best[kept] = output[place, read], classes[place, read]
+            sizes = cut.kept_stops[some] - cut.kept_starts[some]
+            kept = _steps_of(cut.kept_starts[some], sizes)
+            read = np.repeat(np.arange(len(some)), sizes), kept - np.repeat(cut.starts[some], sizes)
+            result[kept], best[kept] = output[read], classes[read]
         if self.per_step or len(cut.owners) == len(lengths):
             return Said(result, best)
         whole = _mean(result, cut)
@@ -266,9 +266,14 @@ class Predictor:
 def _padded(x: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Stretches of x (S, W) as one batch (B, T, W), zeros on the right."""
     padded = np.zeros((len(lengths), int(lengths.max(initial=1)), x.shape[1]), np.float32)
-    for place, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        padded[place, :length] = x[start : start + length]
+    padded[np.arange(padded.shape[1]) < lengths[:, np.newaxis]] = x[_steps_of(starts, lengths)]
     return padded
+
+
+def _steps_of(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The places of the steps of all stretches, one stretch after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
 def batches(

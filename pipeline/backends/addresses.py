@@ -3,10 +3,13 @@
 sqlite:///mlflow.db                     a file, relative to the current folder
 postgresql://user:password@host/mlflow  a database (extra `postgres`)
 https://mlflow.example.org              a tracking server
+
+The files of models go beside a database: into a folder, or below s3://bucket/prefix (extra `s3`).
 """
 
 import re
 import socket
+from importlib import util
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -44,6 +47,32 @@ def absolute(uri: str, folder: Path) -> str:
     if not uri.startswith(SQLITE) or path in ("", ":memory:"):
         raise ValueError(f"the tracking URI is {uri!r}, expected sqlite:/// and the path of a file")
     return f"{SQLITE}{(folder / path).resolve()}{'?' if options else ''}{options}"
+
+
+def artifact_root(place: str, folder: Path, *, tracking_uri: str) -> str:
+    """The URI below which the files of runs and models go; a folder is resolved against `folder`.
+
+    Raises:
+        ValueError: it is none of the kinds that can be used, holds a password, needs a library that is not
+            there, or a tracking server decides instead.
+    """
+    if scheme_of(tracking_uri) in ("http", "https"):
+        raise ValueError(
+            "a tracking server decides itself where files go (`mlflow server --artifacts-destination`); "
+            "leave it out"
+        )
+    if "://" not in place:
+        return (folder / place).resolve().as_uri()
+    parts = urlsplit(place)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"received {redact(place)!r}, expected a folder or s3://bucket/prefix")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "the URL carries a password; give keys by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
+    if util.find_spec("boto3") is None:
+        raise ValueError("s3:// needs boto3: pip install 'recurra[s3]'")
+    return place.rstrip("/")
 
 
 def scheme_of(uri: str) -> str:

@@ -66,9 +66,20 @@ class Worker:
 
     def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
         """The items of a generator function, as they come."""
-        items = self._actor.stream.options(num_returns="streaming").remote(function, kwargs)
-        for reference in items:
+        for reference in self.begin(function, kwargs):
             yield result(reference)
+
+    def begin(
+        self,
+        function: Callable[..., Iterator[Any]],
+        kwargs: Mapping[str, Any],
+        *,
+        waiting_items: int | None = None,
+    ) -> Any:
+        """References to the items; with `waiting_items`, the function pauses when so many were not read."""
+        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": waiting_items}
+        given = {name: value for name, value in options.items() if value is not None}
+        return self._actor.stream.options(**given).remote(function, kwargs)
 
 
 class Cluster:
@@ -91,6 +102,7 @@ class Cluster:
         self.on_attach: list[Callable[[], None]] = []
         self._ray: Any = None
         self._worker: Worker | None = None
+        self._shares = 1  # how many workers share the GPUs
 
     def __enter__(self) -> "Cluster":
         return self
@@ -121,6 +133,33 @@ class Cluster:
             ClusterError: no node has what it needs, or all that do stay busy.
         """
         worker = self._start()
+        self._await(worker)
+        return worker
+
+    def workers(self, count: int) -> list[Worker]:
+        """So many TensorFlow processes, or as many as there is room for at once; GPUs are shared out.
+
+        Raises:
+            ClusterError: there is no room for even one.
+        """
+        if count == 1:
+            return [self.worker()]
+        self.release_worker()
+        self._shares = count
+        workers = [self._new_worker() for _ in range(min(count, max(1, self._room_for_shares())))]
+        for worker in workers:
+            self._await(worker)
+        return workers
+
+    def replacement(self, lost: Worker) -> Worker:
+        """A fresh TensorFlow process in place of one of `workers` that died."""
+        if lost is self._worker:
+            return self.replace_worker()
+        worker = self._new_worker()
+        self._await(worker)
+        return worker
+
+    def _await(self, worker: Worker) -> None:
         ready, _ = self.ray.wait([worker._actor.ready.remote()], timeout=START_SECONDS)
         if not ready:
             free = self.ray.available_resources()
@@ -130,7 +169,6 @@ class Cluster:
                 hint="Wait for other jobs, or ask for less with train.devices.",
             )
         result(ready[0])
-        return worker
 
     def replace_worker(self) -> Worker:
         """A fresh TensorFlow process in place of one that was lost."""
@@ -172,10 +210,20 @@ class Cluster:
 
     def _start(self) -> Worker:
         if self._worker is None:
-            gpus = self._gpus_seen() if isinstance(self.num_gpus, str) else self.num_gpus
-            actor = self.ray.remote(_Host).options(num_cpus=self.num_cpus, num_gpus=gpus, max_concurrency=1)
-            self._worker = Worker(actor.remote())
+            self._worker = self._new_worker()
         return self._worker
+
+    def _new_worker(self) -> Worker:
+        gpus: float = self._gpus_seen() if isinstance(self.num_gpus, str) else self.num_gpus
+        if self._shares > 1 and gpus:
+            # Whole ones where there are enough for all, else equal parts of one.
+            most = self.room_for({"GPU": 1})
+            gpus = most // self._shares if most >= self._shares else most / self._shares
+        actor = self.ray.remote(_Host).options(num_cpus=self.num_cpus, num_gpus=gpus, max_concurrency=1)
+        return Worker(actor.remote())
+
+    def _room_for_shares(self) -> int:
+        return min(self._shares, self.room_for({"CPU": self.num_cpus}))
 
     def _gpus_seen(self) -> int:
         return int(self.most("GPU"))

@@ -4,7 +4,12 @@ MLmodel               signature, metadata, input example
 pyfunc_model.py       opens the bundle with the bundle's own code (pipeline/templates)
 artifacts/bundle/     model, encoding, code
 requirements.txt      pinned
-settings.yaml  metrics.json  profile.json  verdict.json
+settings.yaml         with every default; best.yaml too where a search chose
+README.md             the card
+lineage.json          rows, code, libraries and machine that the model followed from
+history.json          its epochs
+metrics.json  verdict.json
+profile.json          what training rows were like
 """
 
 import shutil
@@ -17,6 +22,8 @@ from typing import Any
 
 # Text, not a module of this project: MLflow runs it inside the model.
 SCRIPT = Path(__file__).parents[1] / "templates" / "pyfunc_model.py.txt"
+# The settings that a search found, beside those that it was given.
+TUNED = "best.yaml"
 REQUIREMENTS = ("mlflow", "tensorflow", "numpy", "pandas")
 
 
@@ -64,9 +71,8 @@ def save(packaging: Packaging, folder: Path, *, mlflow: Any, model: Any, run: st
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
         )
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)  # of reading the script
-    for path in packaging.files:
-        if path.exists():
-            shutil.copy(path, folder / path.name)
+    for path in filter(Path.exists, packaging.files):
+        shutil.copy(path, folder / path.name)
 
 
 def _signature(mlflow: Any, packaging: Packaging) -> Any:

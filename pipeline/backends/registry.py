@@ -9,7 +9,7 @@ fetch    a version's bundle, its digest checked against the version's tag
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -194,6 +194,12 @@ class Registry:
 
         self.store.patiently(set_all)
 
+    def describe(self, version: Version, text: str) -> None:
+        """Set what MLflow shows of a version."""
+        self.store.patiently(
+            lambda client: client.update_model_version(version.name, str(version.number), description=text)
+        )
+
     def point(self, name: str, alias: str, number: int) -> None:
         """Let an alias point to a version."""
         self.store.patiently(lambda client: client.set_registered_model_alias(name, alias, str(number)))
@@ -224,18 +230,17 @@ class Registry:
 
     def read(self, version: Version, file: str) -> str | None:
         """A text file that stands beside the version's model, or None."""
-        artifacts, uri, place = self.store.mlflow.artifacts, self.store.uri, self._place(version)
-        folder, _, name = f"{place}/{file}".rpartition("/")
-        try:
-            beside = self.store.patiently(
-                lambda client: artifacts.list_artifacts(artifact_uri=folder, tracking_uri=uri)
-            )
-        except Refused:
-            return None
-        if not any(Path(each.path).name == name for each in beside):
-            return None
+        place = self._place(version)
+        folder, _, _ = f"/{file}".rpartition("/")
         with tempfile.TemporaryDirectory(prefix="recurra-file-") as scratch:
-            return Path(self._download_to(scratch, f"{folder}/{name}")).read_text("utf8")
+            try:
+                # Asked first, because a download takes its time to find that there is nothing.
+                there = {Path(each.path).name for each in self._listed(f"{place}{folder}")}
+                if Path(file).name not in there:
+                    return None
+                return Path(self._downloaded(f"{place}/{file}", scratch)).read_text("utf8")
+            except Refused:
+                return None
 
     def inputs(self, version: Version) -> dict[str, dict[str, Any]]:
         """What data the version's run told of, by split: digest, rows and steps."""
@@ -278,19 +283,12 @@ class Registry:
         return MODEL_TAG in version.tags and len(self._search(where)) > 1
 
     def _bytes(self, place: str) -> int:
-        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
-
-        def listed(path: str) -> Any:
-            return self.store.patiently(
-                lambda client: artifacts.list_artifacts(artifact_uri=path, tracking_uri=uri)
-            )
-
-        files = listed(place)
+        files = self._listed(place)
         total = 0
         while files:
             file = files.pop()
             if file.is_dir:
-                files += listed(f"{place}/{file.path}")
+                files += self._listed(f"{place}/{file.path}")
             total += file.file_size or 0
         return total
 
@@ -310,6 +308,34 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix=".bundle-", dir=parent) as scratch:
             yield self._download(version, scratch)
 
+    @contextmanager
+    def carried(self, version: Version, names: Collection[str]) -> Iterator[dict[str, Path]]:
+        """Files that lie beside the version's bundle, those of the names that are there, for a block's time.
+
+        Raises:
+            ModelError: its files are gone.
+        """
+        place = self._place(version)
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
+        there = self.store.patiently(
+            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
+        )
+        if not there:
+            raise ModelError(f"The files of {version.uri} are gone.", hint="Were they moved or deleted?")
+        with tempfile.TemporaryDirectory(prefix="recurra-carried-") as scratch:
+
+            def fetched(name: str) -> Path:
+                wanted = f"{place.rstrip('/')}/{name}"
+                return Path(
+                    self.store.patiently(
+                        lambda client: artifacts.download_artifacts(
+                            artifact_uri=wanted, dst_path=scratch, tracking_uri=uri
+                        )
+                    )
+                )
+
+            yield {name: fetched(name) for name in {Path(each.path).name for each in there} & set(names)}
+
     def _download(self, version: Version, scratch: str) -> Path:
         place = self._place(version)
         try:
@@ -325,16 +351,20 @@ class Registry:
         return folder
 
     def _copied(self, place: str, scratch: str) -> str:
-        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
         # Asked first, because a download takes its time to find that there is nothing.
-        there = self.store.patiently(
-            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
-        )
-        if not there:
+        if not self._listed(place):
             raise Refused("they are not there.")
-        return self._download_to(scratch, place)
+        return self._downloaded(place, scratch)
 
-    def _download_to(self, scratch: str, place: str) -> str:
+    def _listed(self, place: str) -> list[Any]:
+        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
+        return list(
+            self.store.patiently(
+                lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
+            )
+        )
+
+    def _downloaded(self, place: str, scratch: str) -> str:
         artifacts, uri = self.store.mlflow.artifacts, self.store.uri
         return self.store.patiently(
             lambda client: artifacts.download_artifacts(

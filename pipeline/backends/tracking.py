@@ -13,6 +13,7 @@ import getpass
 import hashlib
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -59,12 +61,22 @@ class Store:
     """One MLflow, opened on first use; safe to share between threads."""
 
     def __init__(
-        self, uri: str, *, artifacts: Path | None = None, patience: float = PATIENCE_SECONDS
+        self,
+        uri: str,
+        *,
+        artifacts: str | None = None,
+        beside: Path | None = None,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """`artifacts` is where files go when the URI is a database; beside the file for SQLite."""
+        """`artifacts` is the URI below which files go when this is a database.
+
+        Without it they go beside the file for SQLite, else into the folder `beside`.
+        """
         self.uri, self.patience = uri, patience
         self._database = sqlite_path(uri)
-        self.artifacts = self._database.parent / "mlartifacts" if self._database else artifacts
+        self._asked = artifacts
+        folder = self._database.parent if self._database else beside
+        self.artifacts = artifacts or (folder and (folder / "mlartifacts").as_uri())
         self._client: Any = None
         self._opening = threading.Lock()
 
@@ -116,7 +128,7 @@ class Store:
         """The id of the experiment, created if need be, also when several processes do so at once."""
         found = self.call(lambda client: client.get_experiment_by_name(name))
         if found is None:
-            place = (self.artifacts / name).as_uri() if self.artifacts else None
+            place = f"{self.artifacts}/{quote(name)}" if self.artifacts else None
             try:
                 return self.call(lambda client: client.create_experiment(name, artifact_location=place))
             except Refused:  # another process was faster
@@ -128,6 +140,16 @@ class Store:
                 "under another name.",
             )
         return found.experiment_id
+
+    def elsewhere(self, experiment: str) -> str:
+        """That an experiment keeps its files elsewhere than asked; empty where it does not.
+
+        MLflow fixes the place when the experiment is made.
+        """
+        place = self.call(lambda client: client.get_experiment(experiment)).artifact_location
+        if self._asked is None or place.startswith(f"{self._asked}/"):
+            return ""
+        return f"Files stay in {place}, where the MLflow experiment began, and not in {self._asked}."
 
     def _open_once(self) -> None:
         with self._opening:
@@ -196,6 +218,8 @@ class Store:
             raise kind(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
         except (OSError, SQLAlchemyError) as error:
             raise TrackerError(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
+        except _store_errors() as error:
+            raise TrackerError(f"The store of MLflow's files: {_first_line(error)}") from error
 
 
 class Folder(Protocol):
@@ -286,11 +310,17 @@ class Tracker(Recorder):
         return Delivery(
             self.store.call,
             entities=self.store.mlflow.entities,
-            experiment=lambda: self.store.experiment(self.experiment),
+            experiment=self._own_experiment,
             run_id=self.run_id,
             memory=self._spool.memory,
             problems=self.problems,
         )
+
+    def _own_experiment(self) -> str:
+        found = self.store.experiment(self.experiment)
+        if problem := self.store.elsewhere(found):
+            self.problems.append(problem)
+        return found
 
 
 @contextmanager
@@ -303,6 +333,7 @@ def open_run(
     warn: Callable[[str], None] = lambda text: None,
     patience: float = PATIENCE_SECONDS,
     others: Iterable[Folder] = (),
+    artifacts: str | None = None,
 ) -> Iterator[Tracker]:
     """The MLflow run of a run folder, begun or gone on with; it ends as FINISHED, FAILED or KILLED.
 
@@ -317,8 +348,10 @@ def open_run(
         warn: hears what MLflow refused, and what could not be sent by the end.
         patience: seconds that `require` and the registry wait for an MLflow that is away.
         others: run folders of which some may have been left open by a kill: those are ended as KILLED.
+        artifacts: the URI below which files go when the MLflow is a database; None for beside the database's
+            file, or beside the storage where it has none.
     """
-    store = Store(uri, artifacts=folder.storage.parent / "mlartifacts", patience=patience)
+    store = Store(uri, artifacts=artifacts, beside=folder.storage.parent, patience=patience)
     spool = folder.path / SPOOL
     tracker = Tracker(store, spool=spool, experiment=settings.name, run_id=folder.run_id)
     tracker.start({**_origin(folder), **(tags or {})})
@@ -378,11 +411,18 @@ def has_unsent(folder: Folder, uri: str) -> bool:
     return path.exists() and sent_so_far(path, target=_target(uri)) < path.stat().st_size
 
 
-def send_rest(uri: str, *, folder: Folder, settings: Settings, timeout: float = CLOSE_SECONDS) -> bool:
+def send_rest(
+    uri: str,
+    *,
+    folder: Folder,
+    settings: Settings,
+    artifacts: str | None = None,
+    timeout: float = CLOSE_SECONDS,
+) -> bool:
     """Send what a finished run could not; False when MLflow is still away, or another process is at it."""
     with folder.held() as ours:
         return ours and Tracker(
-            Store(uri, artifacts=folder.storage.parent / "mlartifacts"),
+            Store(uri, artifacts=artifacts, beside=folder.storage.parent),
             spool=folder.path / SPOOL,
             experiment=settings.name,
             run_id=folder.run_id,
@@ -404,6 +444,16 @@ def check(uri: str) -> None:
     existing = nearest_existing(database.parent)
     if not os.access(existing, os.W_OK):
         raise TrackerError(f"{existing} cannot be written, so there can be no database in it.")
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What an object store's client raises, where it is in use."""
+    if "boto3" not in sys.modules:
+        return ()
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return Boto3Error, BotoCoreError, ClientError
 
 
 def _origin(folder: Folder) -> dict[str, str]:

@@ -36,7 +36,7 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "tune": ("tune",),
     "train": ("bundle", "checkpoints/best", "checkpoints/history.json"),
     "evaluate": ("evaluation/predictions.parquet", "evaluation/metrics.json", "evaluation/slices.json",
-                 "evaluation/details.json", "evaluation/baselines.json"),
+                 "evaluation/details.json", "evaluation/baselines.json", "evaluation/examples.json"),
     "register": ("evaluation/verdict.json",),
 }  # fmt: skip
 

@@ -3,14 +3,15 @@
 evaluation/
   predictions.parquet   one row per valid and test sequence (drawn in components/evaluation/answers.py)
   metrics.json          {"valid": {...}, "test": {...}}, each metric with _low and _high
-  slices.json           {"valid": {"length": [...]}, "test": ...}
+  slices.json           {"valid": {"length": [...], ...}, "test": ...} (see components/evaluation/slices.py)
   details.json          of test: per_class, confusion, reliability, unseen, worst; and `again`
+  examples.json         {"num": 12, "num_right": 11, "rows": [...]}: rows that must come out right
   baselines.json        {"split": "test", "baselines": [...]}
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from pipeline.console import Console
 
 BASELINES = "baselines.json"
 DETAILS = "details.json"
+SLICES = "slices.json"
+EXAMPLES = "examples.json"
+NUM_TOLD = 3  # wrong examples on the terminal
 NUM_WORST = 12
 # Of a worst sequence as it is kept for drawing.
 MAX_DRAWN_STEPS, MAX_DRAWN_FEATURES = 200, 1024
@@ -56,23 +60,60 @@ def evaluate(
     console.note(_sentence(metrics["test"], beside))
     if unseen := json.loads((folder.evaluation / DETAILS).read_text("utf8"))["unseen"]:
         console.note(f"test: {unseen['sentence']}")
+    for sentence in _of_examples(folder):
+        console.note(sentence)
+    for sentence in _of_slices(folder, settings, metrics["test"]):
+        console.note(f"test: {sentence}")
     return {"metrics": metrics, "baselines": {each["name"]: _accuracy(each) for each in beside}}
+
+
+def _of_examples(folder: RunFolder) -> Iterator[str]:
+    """How many behaviour examples came out right, and the first that did not."""
+    from components.evaluation import behaviours
+
+    found = json.loads((folder.evaluation / EXAMPLES).read_text("utf8"))
+    if found["num"]:
+        wrong = [behaviours.sentence(row) for row in found["rows"] if not row["right"]]
+        more = [f"and {len(wrong) - NUM_TOLD} more"] if len(wrong) > NUM_TOLD else []
+        yield "; ".join([f"examples: {found['num_right']} of {found['num']} right", *wrong[:NUM_TOLD], *more])
+
+
+def _of_slices(folder: RunFolder, settings: Settings, test: Mapping[str, Any]) -> Iterator[str]:
+    """The slice that is worst beside all other rows, and whether there are groups enough for intervals."""
+    from components.evaluation.slices import flagged, looked_at
+
+    families = json.loads((folder.evaluation / SLICES).read_text("utf8"))["test"]
+    if worse := flagged(families):
+        yield (
+            f"{worse[0]['sentence']}; surely worse than all other rows: {len(worse)} of"
+            f" {looked_at(families)} slices"
+        )
+    if test.get("num_groups", 2) < 2:
+        yield (
+            f"no intervals: all rows have one value of the column {settings.groups!r}, so nothing says how"
+            " scores vary from group to group"
+        )
 
 
 def baselines(*, settings: Settings, folder: Path) -> None:
     """Fit the baselines on a run's training rows and write their test scores; it needs no TensorFlow."""
     from components.data.batches import SequenceSet
     from components.evaluation import baselines as rules
+    from components.evaluation.properties import Properties, group_codes
     from components.served.encoding import Encoding
 
     data, target = folder / "data", folder / "evaluation"
     encoding = Encoding.from_json(json.loads((data / "encoding.json").read_text("utf8")))
+    groups = None
+    if settings.groups is not None:
+        groups = group_codes(Properties.read(data / "test", encoding).kept[settings.groups])
     found = rules.baselines(
         SequenceSet.open(data / "train", encoding),
         SequenceSet.open(data / "test", encoding),
         labels=encoding.labels,
         bootstrap=settings.evaluate.bootstrap,
         confidence=settings.gate.confidence,
+        groups=groups,
     )
     target.mkdir(exist_ok=True)
     write_json(target / BASELINES, {"split": "test", "baselines": found})
@@ -91,19 +132,24 @@ def evaluate_on_worker(
 
     from components import bundles
     from components.data.batches import SequenceSet
-    from components.evaluation import answers, scoring
+    from components.evaluation import answers, behaviours, scoring
+    from components.evaluation.properties import Properties, with_groups
+    from components.evaluation.slices import slices
 
     predictor = bundles.open(bundle)
     labels = predictor.encoding.labels
     seen = answers.label_sequences(data / "train") if predictor.per_step else None
     tables: dict[str, pa.Table] = {}
+    properties: dict[str, Properties] = {}
     for split in ("valid", "test"):
         sequences = SequenceSet.open(data / split, predictor.encoding)
         parts = []
         for part in answers.predict_parts(predictor, sequences, labels=labels, split=split, seen=seen):
             parts.append(part)
             yield sum(part["length"].to_pylist())
-        tables[split] = answers.gather(parts)
+        table = answers.gather(parts)
+        properties[split] = Properties.read(data / split, predictor.encoding).take(table["place"].to_numpy())
+        tables[split] = with_groups(table, properties[split], groups=settings.groups)
     temporary = target / f".predictions.{os.getpid()}.tmp"
     pq.write_table(pa.concat_tables(tables.values()), temporary, compression="zstd")
     os.replace(temporary, target / "predictions.parquet")
@@ -115,8 +161,10 @@ def evaluate_on_worker(
         "confidence": settings.gate.confidence,
     }
     scores = {split: scoring.score(table, **terms) for split, table in tables.items()}
-    by = settings.evaluate.slices
-    slices = {split: scoring.slices(table, by=by, **terms) for split, table in tables.items()}
+    about_slices = {"declared": settings.evaluate.slices, "rare": _rare(data), **terms}
+    found = {
+        split: slices(table, properties=properties[split], **about_slices) for split, table in tables.items()
+    }
     details = {
         "per_class": scores["test"].per_class,
         "confusion": scores["test"].confusion,
@@ -125,10 +173,17 @@ def evaluate_on_worker(
         "worst": _worst(tables["test"], data=data, task=settings.task, labels=labels),
         "again": {"training": predictor.about["metrics"], "bundle": scores["valid"].metrics},
     }
+    write_json(target / EXAMPLES, behaviours.judged(settings, bundle=bundle))
     metrics = {split: each.metrics for split, each in scores.items()}
-    for name, value in (("slices.json", slices), (DETAILS, details), ("metrics.json", metrics)):
+    for name, value in ((SLICES, found), (DETAILS, details), ("metrics.json", metrics)):
         write_json(target / name, value)
     yield metrics
+
+
+def _rare(data: Path) -> Collection[str]:
+    from components.evaluation.properties import rare_labels
+
+    return rare_labels(json.loads((data / "profile.json").read_text("utf8"))["splits"]["train"]["labels"])
 
 
 def _worst(table: Any, *, data: Path, task: str, labels: Sequence[str]) -> list[dict[str, Any]]:

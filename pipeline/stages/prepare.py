@@ -28,6 +28,7 @@ from components.data.records import Layout, check_agreement, check_schema
 from components.data.shards import Shard, write_shard
 from components.data.splits import SPLITS, TRAIN
 from components.errors import DataError, Problem, StorageError
+from components.evaluation import behaviours
 from conf.schema import Settings, TokenInput
 from pipeline.backends import workspace
 from pipeline.backends.cluster import Future, Tasks
@@ -50,6 +51,7 @@ def prepare(settings: Settings, *, folder: RunFolder, cluster: Tasks, console: C
     with _scratch(folder.path) as scratch:
         pins = _pins(settings, folder.storage)
         found = _examine(settings, scratch=scratch, run=cluster.task, console=console, pins=pins)
+        behaviours.read(settings, found.audit.labels)
         fresh = scratch / "data"
         fresh.mkdir()
         manifest = _write(settings, found, scratch=scratch, target=fresh, cluster=cluster, console=console)
@@ -83,7 +85,17 @@ def check_data(
     with tempfile.TemporaryDirectory(prefix="recurra-") as scratch:
         record = None if problems is None else partial(_record, problems)
         look = _examine if sample == 1.0 else partial(_examine_some, share=sample)
-        look(settings, scratch=Path(scratch), run=intake.Here, console=console, record=record)
+        found = look(settings, scratch=Path(scratch), run=intake.Here, console=console, record=record)
+        behaviours.read(settings, found.audit.labels if isinstance(found, _Found) else None)
+
+
+def check_examples(settings: Settings, data: Path) -> None:
+    """Refuse behaviour examples that cannot be used, beside rows that are prepared already.
+
+    Raises:
+        DataError: files or rows are at fault, or a label is unknown; every problem with its place.
+    """
+    behaviours.read(settings, json.loads((data / "manifest.json").read_text("utf8"))["labels"])
 
 
 def num_rows(settings: Settings, *, console: Console) -> int:

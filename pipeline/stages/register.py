@@ -1,6 +1,6 @@
 """register: the bundle as a version in MLflow, and as champion if it passes its gate.
 
-    judge ── floors missed ──▶ rejected: nothing is registered
+    judge ── a limit missed ──▶ rejected: nothing is registered
       │
       ▼
     log, create a version ──▶ prove it in a fresh process
@@ -12,7 +12,8 @@
       ▼
     `previous`, the alias, the ledger ──▶ promoted          (backends/aliases.py)
 
-Every step can be repeated: a run killed anywhere in here goes on from what it finds.
+Every step can be repeated: a run killed anywhere in here goes on from what it finds. With an override the
+model goes on to its promotion where the gate would have rejected or kept it.
 """
 
 import json
@@ -20,44 +21,54 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import bundles
 from components.data.examples import examples
 from components.errors import ModelError
+from components.training.checkpoints import HISTORY
 from conf.load import resolved
 from conf.schema import Settings
-from pipeline.backends import workspace
+from pipeline import model_card
+from pipeline.backends import lineages, workspace
 from pipeline.backends.aliases import Aliases
 from pipeline.backends.cluster import Cluster
+from pipeline.backends.deliveries import MAX_TAG
 from pipeline.backends.ledger import Change
+from pipeline.backends.packages import TUNED
 from pipeline.backends.registry import DIGEST_TAG, MODEL_TAG, RUN_TAG, Packaging, Registry, Version
 from pipeline.backends.tracking import Tracker
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
+from pipeline.stages.judging import METRICS_TAG, Judge, data_tags
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from components.evaluation.verdicts import Verdict
 
-    from components.evaluation.comparison import Verdict
-
-CODE = ("conf", "components", "pipeline")
 VERDICT = "verdict.json"
 SOURCES_TAG, ROWS_TAG = "recurra.source_digest", "recurra.num_rows"
 NUM_EXAMPLES, NUM_PROVEN = 3, 64
 
 
 def register(
-    settings: Settings, *, folder: RunFolder, cluster: Cluster, tracker: Tracker, console: Console
+    settings: Settings,
+    *,
+    folder: RunFolder,
+    cluster: Cluster,
+    tracker: Tracker,
+    console: Console,
+    override: str | None = None,
 ) -> dict[str, Any]:
     """Judge the run's model, register and perhaps promote it; what run.json keeps of it.
+
+    Args:
+        override: why the model is to be promoted whatever the gate says; None leaves it to the gate.
 
     Raises:
         TrackerError: MLflow stayed away for longer than the tracker's patience.
         ModelError: the registered model did not answer as the evaluation did.
     """
+    lineages.write(folder)
     _log_data(tracker, folder, settings)
     _log_scores(tracker, folder)
     # The version needs the run, and the run's values are sent in order.
@@ -65,7 +76,7 @@ def register(
     with ExitStack() as stack:
         if tracker.proof is None:
             tracker.start_proof(stack)
-        return _Registration(settings, folder, cluster, tracker, console).run()
+        return _Registration(settings, folder, cluster, tracker, console, override).run()
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,7 @@ class _Registration:
         cluster: Cluster,
         tracker: Tracker,
         console: Console,
+        override: str | None,
     ) -> None:
         self.settings, self.folder, self.cluster = settings, folder, cluster
         self.tracker, self.console = tracker, console
@@ -93,6 +105,14 @@ class _Registration:
         self.about = bundles.describe(folder.bundle)
         self.name, self.alias = settings.name, settings.registration.alias
         self.aliases = Aliases(self.registry, self.name, folder.storage)
+        self.judge = Judge(
+            settings,
+            folder=folder,
+            cluster=cluster,
+            registry=self.registry,
+            console=console,
+            override=override,
+        )
 
     def run(self) -> dict[str, Any]:
         """Judge, register, prove, promote: drawn at the top of this file."""
@@ -102,7 +122,7 @@ class _Registration:
             champion = self.registry.by_alias(self.name, self.alias)
             if champion is not None and champion.tags.get(RUN_TAG) == self.folder.run_id:
                 return self._already(champion)
-            judged = self._judge(champion)
+            judged = _Judged(self.judge.verdict(champion), champion)
             self._write(judged.verdict)
             if judged.verdict.decision == "rejected":
                 return self._summary(judged.verdict.to_json(), None)
@@ -114,50 +134,12 @@ class _Registration:
                 return self._summary(judged.verdict.to_json(), version)
             self.console.note("Another run became champion meanwhile: comparing with that one.")
 
-    def _judge(self, champion: Version | None) -> _Judged:
-        import pyarrow.parquet as pq
-
-        from components.evaluation.comparison import decide
-
-        challenger = pq.read_table(self.folder.evaluation / "predictions.parquet")
-        terms: dict[str, Any] = {
-            "task": self.settings.task,
-            "labels": self.about["labels"],
-            "floors": self.settings.gate.floors,
-            "better_on": self.settings.gate.better_on,
-            "confidence": self.settings.gate.confidence,
-            "bootstrap": self.settings.evaluate.bootstrap,
-        }
-        if champion is None:
-            return _Judged(decide(challenger, None, **terms), None)
-        verdict = decide(challenger, None, comparable="it was not asked", **terms)
-        if verdict.decision == "rejected":
-            return _Judged(verdict, champion)
-        self.console.note(f"Comparing with {champion.uri}, the {self.alias}, on the same rows")
-        answers, reason = self._champion_answers(champion)
-        return _Judged(decide(challenger, answers, comparable=reason, **terms), champion)
-
-    def _champion_answers(self, champion: Version) -> tuple["pa.Table | None", str | None]:
-        """Its predictions on this run's test rows, made now; or why there are none."""
-        import pyarrow.parquet as pq
-
-        from components.evaluation import rivals
-
-        try:
-            with self.registry.fetch(champion, parent=self.folder.path) as bundle:
-                if (reason := rivals.incomparable(bundle, self.folder.bundle)) is not None:
-                    return None, reason
-                out = self.folder.evaluation / f"champion-{champion.number}.parquet"
-                self.cluster.worker().call(rivals.answer, bundle=bundle, data=self.folder.data, out=out)
-                return pq.read_table(out), None
-        except ModelError as error:
-            return None, error.message.rstrip(".")
-
     def _version(self, judged: _Judged) -> Version:
         """The run's version with this verdict: logged and created now, or found from before."""
         run, experiment = self.tracker.mlflow_run_id(), self.tracker.experiment_id()
         assert run is not None and experiment is not None  # `require` has seen to it
         verdict = self.folder.evaluation / VERDICT
+        card = model_card.write(self.folder, self.settings)
         packaging = Packaging(
             bundle=self.folder.bundle,
             description=self.about,
@@ -165,36 +147,36 @@ class _Registration:
             example=examples(self.folder.data / "test", most=NUM_EXAMPLES).columns(self.about["id"]),
             files=(
                 self.folder.settings,
+                self.folder.tune / TUNED,
+                self.folder.checkpoints / HISTORY,
                 self.folder.evaluation / "metrics.json",
                 self.folder.data / "profile.json",
                 verdict,
+                self.folder.evaluation / lineages.LINEAGE,
+                card,
             ),
         )
         key = self.folder.run_id
         model = self.registry.log(packaging, run=run, experiment=experiment, key=key)
+        # The model may stand there from before, under another verdict.
         self.registry.attach(model, verdict)
+        self.registry.attach(model, card)
         tags = {**self._lineage(), **_verdict_tags(judged)}
         version = self.registry.create(self.name, model_id=model, run=run, key=key, tags=tags)
         self.registry.tag(version, tags)
+        self.registry.describe(version, model_card.description(card.read_text("utf8")))
         return version
 
     def _lineage(self) -> dict[str, str]:
-        manifest = json.loads((self.folder.data / "manifest.json").read_text("utf8"))
-        root = Path(bundles.__file__).parents[1]
-        sources = [path for name in CODE for path in (root / name).rglob("*.py")]
         scores = json.loads((self.folder.evaluation / "metrics.json").read_text("utf8"))
         return {
             DIGEST_TAG: self.about["digest"],
-            "recurra.data_digest": workspace.fingerprint(
-                [manifest["splits"], manifest["inputs"], manifest["context"]]
-            ),
+            **data_tags(self.folder),
             SOURCES_TAG: workspace.fingerprint(self.folder.stage("prepare").get("inputs", {}).get("data")),
-            ROWS_TAG: str(
-                manifest.get("rejected", 0) + sum(each["rows"] for each in manifest["splits"].values())
-            ),
+            ROWS_TAG: str(_num_rows(self.folder)),
             "recurra.settings_hash": workspace.fingerprint(resolved(self.settings)),
-            "recurra.code_version": f"{metadata.version('recurra')}+{workspace.code_digest(sources)[:12]}",
-            "recurra.metrics": json.dumps(scores["test"]),
+            "recurra.code_version": lineages.code_version(),
+            METRICS_TAG: json.dumps(scores["test"]),
         }
 
     def _prove(self, version: Version) -> None:
@@ -243,6 +225,8 @@ class _Registration:
         workspace.write_json(path, verdict.to_json())
         self.tracker.log_artifact(path, folder="evaluation")
         self.tracker.log_tags({"verdict": verdict.decision, "reasons": " ".join(verdict.reasons)})
+        if verdict.overridden:
+            self.tracker.log_tags({"override": verdict.override})
 
     def _summary(self, verdict: Mapping[str, Any], version: Version | None) -> dict[str, Any]:
         summary = {"verdict": verdict["decision"], "reasons": list(verdict["reasons"])}
@@ -256,22 +240,33 @@ class _Registration:
 
 
 def _verdict_tags(judged: _Judged) -> dict[str, str]:
+    from components.evaluation.verdicts import compact
+
+    verdict = judged.verdict
     return {
-        "verdict": judged.verdict.decision,
-        "recurra.reasons": json.dumps(list(judged.verdict.reasons), ensure_ascii=False),
+        "verdict": verdict.decision,
+        "recurra.outcome": verdict.outcome,
+        "recurra.verdict": compact(verdict, most=MAX_TAG),
+        "recurra.override": verdict.override if verdict.overridden else "",
+        "recurra.reasons": json.dumps(list(verdict.reasons), ensure_ascii=False),
         "recurra.parent_champion": "" if judged.champion is None else str(judged.champion.number),
     }
 
 
+def _num_rows(folder: RunFolder) -> int:
+    """Sequences that the files held, good ones and bad."""
+    manifest = json.loads((folder.data / "manifest.json").read_text("utf8"))
+    return manifest.get("rejected", 0) + sum(each["rows"] for each in manifest["splits"].values())
+
+
 def _log_data(tracker: Tracker, folder: RunFolder, settings: Settings) -> None:
     """Tell MLflow which data the run used."""
-    manifest = json.loads((folder.data / "manifest.json").read_text("utf8"))
     paths = [settings.data.path] if isinstance(settings.data.path, str) else list(settings.data.path)
     contexts = {"train": "training", "valid": "validation", "test": "testing"}
-    for split, about in manifest["splits"].items():
+    for split, about in lineages.read(folder)["splits"].items():
         tracker.log_input(
             f"{settings.name}-{split}",
-            digest=workspace.fingerprint([shard["sha256"] for shard in about["shards"]]),
+            digest=about["digest"],
             source=", ".join(paths),
             context=contexts[split],
             profile={"rows": about["rows"], "steps": about["steps"]},

@@ -20,8 +20,8 @@ from components.training.progress import MUCH_WAITING, Progress, epochs_without_
 from conf.schema import Settings
 from pipeline.backends import workers
 from pipeline.backends.cluster import Cluster, WorkerLost
+from pipeline.backends.recorders import Recorder
 from pipeline.backends.signals import Signals
-from pipeline.backends.tracking import Tracker
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Bar, Console
 
@@ -36,14 +36,16 @@ def train(
     folder: RunFolder,
     key: str,
     cluster: Cluster,
-    tracker: Tracker,
+    tracker: Recorder,
     signals: Signals,
     console: Console,
     nearly_done: Callable[[], None] = lambda: None,
+    most_epochs: int | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, and write `bundle/`; what run.json keeps of it.
 
-    `nearly_done` is called when the last epoch begins; early stopping may end training before.
+    `nearly_done` is called when the last epoch begins; early stopping may end training before. `most_epochs`
+    ends it after so many although the learning rate is planned for all.
 
     Raises:
         TrainingDiverged: the loss became NaN.
@@ -52,10 +54,11 @@ def train(
     """
     folder.stop.unlink(missing_ok=True)
     job = {"settings": settings, "data": folder.data, "checkpoints": folder.checkpoints, "key": key}
+    watched = {**job, "stop": folder.stop, "most_epochs": most_epochs}
     history: tuple[dict[str, Any], ...] = ()
     try:
         with signals.grace(folder.stop.touch), console.progress("train", unit="steps") as bar:
-            for progress in _progress(settings, folder, cluster, console, {**job, "stop": folder.stop}):
+            for progress in _progress(settings, folder, cluster, console, watched):
                 history = progress.history
                 _show(bar, progress, settings)
                 if progress.kind == "epoch":
@@ -73,7 +76,7 @@ def train(
 
 
 def _summary(
-    best: Mapping[str, Any], history: Sequence[Mapping[str, Any]], tracker: Tracker
+    best: Mapping[str, Any], history: Sequence[Mapping[str, Any]], tracker: Recorder
 ) -> dict[str, Any]:
     kernel = history[-1].get("kernel", "") if history else ""
     tracker.log_tags({"recurra.kernel": kernel}, stage="train")
@@ -87,7 +90,7 @@ def adopt(
     folder: RunFolder,
     key: str,
     cluster: Cluster,
-    tracker: Tracker,
+    tracker: Recorder,
     console: Console,
 ) -> dict[str, Any]:
     """Freeze a trial's best epoch as what this run has trained; like `train`, what run.json keeps of it."""
@@ -118,10 +121,11 @@ def train_on_worker(
     checkpoints: Path,
     key: str,
     stop: Path,
+    most_epochs: int | None = None,
     writes: bool = True,
     told_to_end: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
-    """Progress of the loop, ended by early stopping where the settings ask for it.
+    """Progress of the loop, ended by early stopping where the settings ask for it, or after `most_epochs`.
 
     Of several workers only one writes checkpoints. When the process of one is told to end, all of them do,
     after a checkpoint.
@@ -157,7 +161,11 @@ def train_on_worker(
         if progress.kind == "stopped" and not stop.exists():
             raise WorkerLost("A training worker was told to end.")
         yield progress
-        if stopping.patience is None or progress.kind not in ("epoch", "resumed"):
+        if progress.kind not in ("epoch", "resumed"):
+            continue
+        if most_epochs is not None and len(progress.history) >= most_epochs:
+            return
+        if stopping.patience is None:
             continue
         if epochs_without_gain(progress.history, stopping.metric) >= stopping.patience:
             return
@@ -266,7 +274,7 @@ def _show(bar: Bar, progress: Progress, settings: Settings) -> None:
     bar.at(done, total=progress.num_epochs * progress.num_steps, **notes)
 
 
-def _log(tracker: Tracker, progress: Progress) -> None:
+def _log(tracker: Recorder, progress: Progress) -> None:
     tracker.log_metrics(values_of(progress.history[-1]), step=progress.epoch, stage="train")
 
 

@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from conf import load as module
-from conf.load import SettingsError, json_schema, load, resolved
+from conf.load import SettingsError, json_schema, load, recorded, resolved
+from conf.points import as_yaml
 from conf.schema import FractionSplit, Settings
 
 GOOD = """\
@@ -457,3 +458,33 @@ def test_a_misspelt_way_to_read_characters_gets_the_nearest(tmp_path: Path) -> N
     said = mistakes(write(tmp_path, GOOD.replace("{column: frames}", tokens)))
     assert "expected 'convolution' or 'recurrent' or true or false" in said["data.inputs.0.characters"]
     assert "did you mean recurrent?" in said["data.inputs.0.characters"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["train.batch_steps=500", "train.early_stopping={metric: accuracy, patience: null}"],
+        ["tune={trials: 3, scheduler: median, space: {train.batch_size: {choice: [16, 32]}}}"],
+        ["model.own=package.module:function", "data.split={by: hash, valid: 0.1, test: 0.2}"],
+    ],
+)
+def test_settings_recorded_with_every_default_can_be_loaded_written_and_loaded_again(
+    tmp_path: Path, overrides: list[str]
+) -> None:
+    settings = load([write(tmp_path, GOOD)], overrides)
+    path = tmp_path / "recorded.yaml"
+    with path.open("w", encoding="utf8") as file:
+        YAML(typ="safe", pure=True).dump(resolved(settings), file)
+    found = recorded(path)
+    assert resolved(found) == resolved(settings)
+    again = tmp_path / "again.yaml"
+    again.write_text(as_yaml(found), "utf8")
+    assert resolved(load([again])) == resolved(settings)
+
+
+def test_recorded_settings_that_cannot_be_are_refused_with_their_place(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"train.epochs: received 0"):
+        recorded(write(tmp_path, GOOD.replace("epochs: 3", "epochs: 0")))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        recorded(tmp_path / "gone.yaml")

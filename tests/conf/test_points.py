@@ -128,8 +128,8 @@ def test_a_key_that_leads_to_no_setting_is_named_with_the_nearest(key: str, mess
             "trials would not be compared on the same rows",
         ),
         (
-            "name evaluate evaluate.bootstrap gate gate.floors.accuracy gate.better_on register "
-            "register.alias",
+            "name evaluate evaluate.bootstrap gate gate.floors.accuracy gate.ceilings.loss gate.max_size_mb "
+            "gate.better_on register register.alias",
             "has no effect on training",
         ),
         (

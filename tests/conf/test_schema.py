@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from conf.schema import (
+    ColumnSlice,
     ColumnSplit,
     ConvolutionSettings,
     DataSettings,
@@ -17,6 +18,7 @@ from conf.schema import (
     EvaluateSettings,
     FractionSplit,
     GateSettings,
+    LengthSlice,
     ModelSettings,
     NumericInput,
     PlateauSettings,
@@ -135,6 +137,14 @@ def test_register_is_written_as_in_files() -> None:
         lambda: EvaluateSettings(slices=("width",)),  # type: ignore[arg-type]
         lambda: GateSettings(confidence=0.5),
         lambda: GateSettings(floors={"accuracy": -0.1}),
+        lambda: GateSettings(ceilings={"loss": -0.1}),
+        lambda: GateSettings(ceilings={"accuracy": 0.1}),  # type: ignore[dict-item]
+        lambda: GateSettings(slices={"length": {"accuracy": 2}}),
+        lambda: GateSettings(slices={"length": {"loss": 0.5}}),  # type: ignore[dict-item]
+        lambda: GateSettings(slices={"": {"accuracy": 0.5}}),
+        lambda: GateSettings(examples=1.1),
+        lambda: GateSettings(max_size_mb=0),
+        lambda: GateSettings(max_latency_ms=0),
         lambda: GateSettings(floors={"ece": 0.1}),  # type: ignore[dict-item]
         lambda: NumericInput(column=""),
         lambda: FractionSplit(by="hash", valid=0.0, test=0.1),
@@ -218,6 +228,7 @@ def test_what_only_labellers_have_is_refused_for_a_classifier() -> None:
     for changes in (
         {"gate": {"floors": {"sequence_accuracy": 0.5}}},
         {"gate": {"better_on": "sequence_accuracy"}},
+        {"gate": {"slices": {"length": {"sequence_accuracy": 0.5}}}},
         {"train": {"early_stopping": {"metric": "sequence_accuracy"}}},
     ):
         assert settings(**changes).task == "labelling"
@@ -311,3 +322,33 @@ def test_trials_on_several_gpus_share_none(devices: str) -> None:
 @pytest.mark.parametrize("devices", ["auto", "gpu:1"])
 def test_trials_on_one_gpu_may_share_it(devices: str) -> None:
     assert settings(train={"devices": devices}, tune={**SEARCH, "trials_per_gpu": 4}).tune
+
+
+def test_slices_are_bands_of_length_a_column_or_a_range_of_lengths() -> None:
+    asked = {"slices": ["length", {"column": "who", "values": ["a", 1]}, {"length": [1, 5]}], "groups": "who"}
+    found = settings(evaluate=asked).evaluate.slices
+    assert found == ("length", ColumnSlice(column="who", values=("a", 1)), LengthSlice(length=(1, 5)))
+    for wrong in (
+        {"slices": [{"length": [5, 1]}]},
+        {"slices": [{"length": [0, 1]}]},
+        {"slices": [{"by": "x"}]},
+    ):
+        with pytest.raises(ValidationError):
+            settings(evaluate=wrong)
+
+
+def test_what_evaluation_alone_reads_is_the_columns_of_slices_and_groups() -> None:
+    plain = settings()
+    assert (plain.kept, plain.groups) == ((), None)
+    both = settings(evaluate={"slices": [{"column": "room"}, {"column": "who"}], "groups": "who"})
+    assert (both.kept, both.groups) == (("room", "who"), "who")
+    by_group = {"by": "group", "column": "who", "valid": 0.1, "test": 0.1}
+    split = settings(data=data(split=by_group))
+    assert (split.kept, split.groups) == (("who",), "who")
+
+
+@pytest.mark.parametrize("role", ["slices", "groups"])
+def test_a_column_of_steps_tells_no_kinds_of_sequences_apart(role: str) -> None:
+    asked = {"groups": "frames"} if role == "groups" else {"slices": [{"column": "labels"}]}
+    with pytest.raises(ValidationError, match="has a value for each time step"):
+        settings(evaluate=asked)

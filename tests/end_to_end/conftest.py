@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.pipeline.backends.conftest import make_postgres_database as make_postgres_database
+
 ROOT = Path(__file__).parents[2]
 
 SETTINGS = """

@@ -37,7 +37,8 @@ def copy(finished: Finished, tmp_path: Path) -> Place:
 def test_a_run_reports_what_the_contract_says(finished: Finished) -> None:
     place, outcome = finished
     assert set(outcome) == {
-        "run_id", "run_dir", "verdict", "reasons", "metrics", "model", "report", "mlflow_run_id", "stages"
+        "run_id", "run_dir", "verdict", "reasons", "metrics", "gate", "model", "report", "mlflow_run_id",
+        "stages",
     }  # fmt: skip
     assert outcome["verdict"] == "promoted"
     assert outcome["model"]["name"] == "words"
@@ -52,7 +53,7 @@ def test_a_run_reports_what_the_contract_says(finished: Finished) -> None:
     for name in (
         "settings.yaml", "run.json", "data/encoding.json", "data/profile.json", "bundle/bundle.json",
         "evaluation/metrics.json", "evaluation/predictions.parquet", "evaluation/slices.json",
-        "evaluation/verdict.json", "report.html",
+        "evaluation/examples.json", "evaluation/verdict.json", "report.html",
     ):  # fmt: skip
         assert (run / name).exists(), name
 
@@ -178,3 +179,12 @@ def test_four_runs_started_together_in_an_empty_folder_all_arrive(place: Place) 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert sorted(done.stdout.splitlines()) == ["Default 0 set()", "words 4 {'FINISHED'}"]
+
+
+@pytest.mark.slow
+def test_a_slice_of_a_column_that_is_not_there_is_refused_before_anything_starts(place: Place) -> None:
+    for command in ("check", "run"):
+        done = place.run(command, "words.yaml", "--set", "evaluate.slices=[{column: folds}]", code=2)
+        assert "words.parquet, column folds: no such column" in done.stdout + done.stderr
+        assert "did you mean 'fold'?" in done.stdout + done.stderr
+    assert not place.runs()

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,47 @@ def test_five_rows_in_a_folder_of_files_come_back_in_their_order(finished: Finis
     assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [
         "w0003", "w0004", "w0000", "w0001", "w0002"
     ]  # fmt: skip
+
+
+def test_two_processes_killed_and_begun_again_repeat_what_evaluate_reported(
+    finished: Finished, tmp_path: Path
+) -> None:
+    place, outcome = finished
+    words = pq.read_table(place.path / "words.parquet", columns=["id", "frames"])
+    pq.write_table(pa.concat_tables([words] * (3 * 65_536 // len(words))), tmp_path / "many.parquet")
+    out = tmp_path / "out.parquet"
+    command = place.command("predict", outcome["run_dir"], str(tmp_path / "many.parquet"), "--workers", "2")
+    command += ["-o", str(out), "--json"]
+    folder = tmp_path / ".out.parquet.parts"
+    with subprocess.Popen(
+        command, cwd=place.path, env=place.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as killed:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("part-*.parquet")) and time.monotonic() < deadline:
+            assert killed.poll() is None
+            time.sleep(0.02)
+        killed.kill()
+    left = len(list(folder.glob("part-*.parquet")))
+    assert left
+    assert not out.exists()
+    done = subprocess.run(
+        command, cwd=place.path, env=place.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rows were answered before" in done.stderr
+    table = pq.read_table(out)
+    assert table["id"].to_pylist() == words["id"].to_pylist() * (len(table) // len(words))
+    assert len(table) == json.loads(done.stdout)["rows"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.parquet", "out.parquet"]
+    expected = of_test(outcome)
+    # The first rows, the last ones, and those about the end of a chunk.
+    for first in (0, 65_536 - len(words), 2 * 65_536 - len(words), len(table) - len(words)):
+        some = table.slice(first, 2 * len(words)).to_pylist()
+        compared = [row for row in some if row["id"] in expected]
+        assert {len(row["labels"]) for row in compared} >= {1, 9}
+        for row in compared:
+            assert row["labels"] == expected[row["id"]]["labels"]
+            assert row["probabilities"] == pytest.approx(expected[row["id"]]["probabilities"], abs=1e-6)
 
 
 def test_rows_that_do_not_fit_leave_no_answers(finished: Finished, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Stages without a cluster, and one run that went through the first three of them."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.errors import RecurraError
 from conf.schema import Settings
 from pipeline.backends import tracking, workspace
+from pipeline.backends.pools import Begun, Ended, Event, Item
 from pipeline.backends.signals import Signals
 from pipeline.backends.tracking import Tracker
 from pipeline.backends.workspace import RunFolder
@@ -58,6 +60,27 @@ class InProcess:
 
     def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
         return function(**kwargs)
+
+    def room(self) -> int:
+        return 1
+
+    def share(
+        self,
+        function: Callable[..., Iterator[Any]],
+        jobs: Iterable[int],
+        kwargs: Callable[[int], Mapping[str, Any]],
+        *,
+        processes: int,
+    ) -> Iterator[Event]:
+        for job in jobs:
+            yield Begun(job)
+            try:
+                for value in function(**kwargs(job)):
+                    yield Item(job, value)
+            except RecurraError as error:
+                yield Ended(job, error)
+            else:
+                yield Ended(job)
 
 
 def lines(num_rows: int = 120, *, seed: int = 0) -> dict[str, list[Any]]:

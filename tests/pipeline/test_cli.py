@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,14 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cli, scaling
-from tests.pipeline.conftest import line_settings, write_rows
+from pipeline.backends import ledger
+from tests.pipeline.conftest import Started, line_settings, write_rows
 from tests.pipeline.test_run import as_if_run
 
 pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
     "inspect", "check", "plan", "run", "prepare", "tune", "train", "evaluate", "register", "predict",
-    "models", "report", "doctor", "schema",
+    "models", "promote", "rollback", "prune", "report", "reproduce", "doctor", "schema",
 ]  # fmt: skip
 
 
@@ -116,6 +118,9 @@ def test_a_rate_that_cannot_be_is_refused(
         (["rum"], "No such command"),
         (["predict", "m", "d", "-o", "x", "--n-best", "-1"], "--n-best"),
         (["check", "nothing.yaml"], "nothing.yaml"),
+        (["run", "lines.yaml", "--override", ""], "--override"),
+        (["register", "lines.yaml", "--override", "  "], "say why: the text must not be empty"),
+        (["run", "lines.yaml", "--folds", "3", "--override", "so be it"], "nothing to --override"),
         (["models", "nobody"], "There is no registered model 'nobody'"),
         (["report", "nothing"], "There is no run 'nothing'"),
         (["predict", "models:/nobody@champion", "lines.parquet", "-o", "out.parquet"], "nobody"),
@@ -214,6 +219,41 @@ def test_the_exit_code_follows_the_verdict(
     assert {stage["status"] for stage in said["stages"]} == {"reused"}
 
 
+@pytest.mark.slow
+def test_a_rejected_model_exits_with_4_and_one_that_is_overridden_with_0(
+    place: Path, capsys: pytest.CaptureFixture[str], evaluated: Started
+) -> None:
+    settings = line_settings(place / "lines.parquet")
+    folder = as_if_run(place, settings, uri=f"sqlite:///{place}/mlflow.db", until="evaluate")
+    for name in ("data", "bundle", "evaluation"):
+        path = folder.path / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+        shutil.copytree(evaluated.folder.path / name, path)
+    command = ["register", "lines.yaml", "--set", "gate.ceilings.loss=0.0001", "--json"]
+
+    def said(*more: str, code: int) -> dict[str, Any]:
+        assert call(*command, *more) == code
+        return json.loads(capsys.readouterr().out)
+
+    rejected = said(code=4)
+    assert (rejected["verdict"], rejected["model"]) == ("rejected", None)
+    assert rejected["gate"]["outcome"] == "rule missed"
+    assert "ceiling: loss" in [rule["title"] for rule in rejected["gate"]["rules"]]
+    assert said(code=4)["stages"][-1]["status"] == "reused"
+    promoted = said("--override", " We need it today. ", code=0)
+    assert (promoted["verdict"], promoted["model"]["aliases"]) == ("promoted", ["champion"])
+    assert promoted["run_id"] == rejected["run_id"]
+    assert [stage["status"] for stage in promoted["stages"]] == ["reused", "reused", "reused", "ran"]
+    assert promoted["gate"]["override"] == "We need it today."
+    assert promoted["gate"]["gate_decision"] == "rejected"
+    (change,) = ledger.read(place / "runs" / "lines")
+    assert change["why"].startswith("Promoted by an override: We need it today. loss ")
+    assert "Promoted by an override" in Path(promoted["report"]).read_text("utf8")
+    again = said("--override", "Once more.", code=0)
+    assert again["gate"] == promoted["gate"]
+    assert again["stages"][-1]["status"] == "reused"
+
+
 def test_a_report_is_a_path_on_stdout(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = as_if_run(place, line_settings(place / "lines.parquet"))
     folder.report.write_text("<html>", "utf8")
@@ -221,6 +261,39 @@ def test_a_report_is_a_path_on_stdout(place: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == f"{folder.report}\n"
     assert call("report", folder.run_id, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(folder.report)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("models", "--at", "2026-01-01"), "--at and --diff need a NAME"),
+        (("models", "words", "--at", "2026-01-01", "--diff", "1", "2"), "do not go together"),
+        (("models", "words"), "There is no registered model 'words'"),
+        (("models", "words", "--diff", "1", "2"), "There is no registered model 'words'"),
+        (("promote", "words", "0", "--why", "x"), "0 is not in the range"),
+        (("promote", "words", "1"), "Missing option '--why'"),
+        (("promote", "words", "1", "--why", "x"), "There is no registered model 'words'"),
+        (("rollback", "words"), "There is no registered model 'words'"),
+        (("prune", "words", "--keep", "0", "--yes"), "0 is not in the range"),
+        (("prune", "words", "--keep", "1"), "give --dry-run, or --yes"),
+        (("prune", "words", "--keep", "1", "--yes"), "There is no registered model 'words'"),
+    ],
+)
+def test_a_registry_that_lacks_the_model_is_not_made(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    said = failure(capsys, *arguments, "--json")
+    assert message in said["error"]
+    assert said["exit_code"] == 2
+    assert listing(folder) == []
+
+
+def test_without_a_name_all_models_are_listed_of_which_there_may_be_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("models", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"models": []}
+    assert listing(folder) == []
 
 
 def test_the_plan_of_a_first_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -370,3 +443,25 @@ def test_a_required_gpu_that_is_not_there_is_an_error_of_the_surroundings(
     assert "sees no GPU that it can use" in said["error"]
     assert not list(place.glob("runs/lines/*/run.json"))
     assert not (place / "mlflow.db").exists()
+
+
+def test_a_place_for_files_is_refused_where_a_server_decides(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = listing(place)
+    said = failure(
+        capsys, "run", "lines.yaml", "--tracking-uri", "http://127.0.0.1:1", "--artifacts", "files", "--json"
+    )
+    assert said["exit_code"] == 2
+    assert "--artifacts" in said["error"]
+    assert "a tracking server decides itself" in said["error"]
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan", "2"])
+def test_a_tolerance_that_cannot_be_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], tolerance: str
+) -> None:
+    said = failure(capsys, "reproduce", "models:/lines/1", "--tolerance", tolerance, "--json")
+    assert said["exit_code"] == 2
+    assert "--tolerance" in said["error"]

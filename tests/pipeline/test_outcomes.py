@@ -1,20 +1,18 @@
 """What came of a run, as data and as text, and where its report is."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.errors import ModelError
-from pipeline.backends import ledger, workspace
-from pipeline.backends.registry import Registry
-from pipeline.backends.tracking import Store
+from pipeline.backends import workspace
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
-from pipeline.outcomes import as_data, find_report, show, show_models
+from pipeline.outcomes import as_data, find_report, show
 from pipeline.run import Outcome, StageReport
-from pipeline.stages.register import models
 
 METRICS = {
     "test": {"accuracy": 0.91234, "accuracy_low": 0.9, "accuracy_high": 0.92, "loss": 0.5, "num_steps": 10}
@@ -45,6 +43,7 @@ def test_the_object_has_the_keys_of_the_contract(folder: RunFolder) -> None:
         "verdict": "promoted",
         "reasons": ["It is the first."],
         "metrics": METRICS,
+        "gate": None,
         "model": MODEL,
         "report": str(folder.report),
         "mlflow_run_id": "abc",
@@ -100,6 +99,47 @@ def test_people_read_scores_verdict_and_report_and_what_to_do_next(
     assert "Next: recurra predict models:/lines@champion DATA -o predictions.parquet" in err
 
 
+GATE = {
+    "decision": "promoted", "overridden": True, "gate_decision": "kept", "hint": "Hold more rows out.",
+    "notes": ["About 900 test sequences would tell."],
+    "rules": [
+        {"title": "floor: accuracy", "asked": "at least 0.9", "found": "0.9123 (0.9 to 0.92)", "holds": True},
+        {"title": "enough data", "asked": "about 900 test sequences", "found": "400", "holds": False},
+    ],
+}  # fmt: skip
+
+
+def judged(folder: RunFolder) -> dict[str, Any]:
+    """What came of a run whose verdict was kept."""
+    folder.evaluation.mkdir()
+    (folder.evaluation / "verdict.json").write_text(json.dumps(GATE), "utf8")
+    return finished(folder, verdict="promoted", reasons=["Promoted by an override: so be it."], model=MODEL)
+
+
+def test_the_verdict_is_a_table_with_what_to_do(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = judged(folder)
+    assert found["gate"] == GATE
+    show(found, console=Console())
+    out, err = capsys.readouterr()
+    table = [re.split(" {2,}", line.rstrip()) for line in out.splitlines()[:3]]
+    assert table == [
+        ["rule", "asked", "found", "holds"],
+        ["floor: accuracy", "at least 0.9", "0.9123 (0.9 to 0.92)", "yes"],
+        ["enough data", "about 900 test sequences", "400", "no"],
+    ]
+    assert "promoted (the gate: kept): lines version 3, @champion" in out
+    assert "  Promoted by an override: so be it.\n  About 900 test sequences would tell.\n" in out
+    assert "Hint: Hold more rows out." in err
+
+
+def test_json_holds_the_table_and_prints_none(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    found = judged(folder)
+    show(found, console=Console(as_json=True))
+    assert json.loads(capsys.readouterr().out) == found
+
+
 def test_a_rejected_run_suggests_no_model(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     show(finished(folder, verdict="rejected", reasons=["Missed."], model=None), console=Console())
     out, err = capsys.readouterr()
@@ -139,65 +179,3 @@ def test_a_run_that_is_not_there_is_named(folder: RunFolder, tmp_path: Path, nam
         find_report(name, storage=tmp_path / "runs")
     assert name in str(caught.value)
     assert caught.value.exit_code == 2
-
-
-KNOWN = {
-    "name": "lines",
-    "versions": [
-        {
-            "version": 2,
-            "aliases": [],
-            "verdict": "kept",
-            "metrics": {"accuracy": 0.9},
-            "created": "2026-01-02T03:04:05+00:00",
-        },
-        {
-            "version": 1,
-            "aliases": ["champion"],
-            "verdict": None,
-            "metrics": {},
-            "created": "2026-01-01T00:00:00",
-        },
-    ],
-    "ledger": [
-        {"at": "2026-01-01T00:00:09", "alias": "champion", "from": None, "to": 1, "who": "me", "why": "first"}
-    ],
-}
-
-
-def test_versions_and_promotions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    show_models(KNOWN, console=Console())
-    out = capsys.readouterr().out
-    assert "accuracy 0.9000" in out
-    assert "2026-01-02 03:04" in out
-    assert "@champion" in out
-    assert "first" in out
-    show_models(KNOWN, console=Console(as_json=True))
-    assert json.loads(capsys.readouterr().out) == KNOWN
-
-
-@pytest.mark.slow
-def test_what_a_real_registry_knows_is_listed_newest_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    store = Store(uri)
-    tags = [
-        {"verdict": "promoted", "recurra.metrics": json.dumps(METRICS["test"])},
-        {"verdict": "kept", "recurra.reasons": '["A tie."]'},
-    ]
-    store.call(lambda client: client.create_registered_model("lines"))
-    for each in tags:
-        store.call(lambda client, each=each: client.create_model_version("lines", str(tmp_path), tags=each))
-    Registry(store).point("lines", "champion", 1)
-    change = ledger.Change(alias="champion", before=None, after=1, why="It is the first.", run_id="r")
-    ledger.append(tmp_path / "runs" / "lines", change)
-    known = models("lines", storage=tmp_path / "runs", tracking_uri=uri)
-    show_models(known, console=Console())
-    table, _, promotions = capsys.readouterr().out.partition("Promotions")
-    rows = [line.split() for line in table.splitlines() if line[:1].isdecimal()]
-    assert [row[0] for row in rows] == ["2", "1"]
-    assert rows[0][1] == "kept"
-    assert rows[1][1:-2] == ["@champion", "promoted", "accuracy", "0.9123", "(0.9000", "to", "0.9200)"]
-    assert "@champion  -     1" in promotions
-    assert "It is the first." in promotions

@@ -38,7 +38,7 @@ def test_the_page_shows_the_scores_of_the_run_with_their_intervals(
         for name in ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece"):
             assert f"{scores[split][name]:.4f}" in text
             assert f"{scores[split][f'{name}_low']:.4f} to {scores[split][f'{name}_high']:.4f}" in text
-    for heading in ("Scores", "Learning", "Worst answers", "By class", "By length", "Data", "Settings"):
+    for heading in ("Scores", "Learning", "Worst answers", "By class", "By kind of row", "Data", "Settings"):
         assert heading in text
     assert page.count("<svg") >= 6
 
@@ -55,6 +55,24 @@ def test_the_verdict_stands_first(evaluated: Started, folder: RunFolder) -> None
     (folder.evaluation / "verdict.json").write_text(json.dumps(VERDICT), "utf8")
     text = words(report.write(folder, evaluated.settings).read_text("utf8"))
     assert text.index("Rejected") < text.index("below the floor of 0.9.") < text.index("Scores")
+
+
+def test_the_rules_of_the_verdict_are_a_table_before_the_scores(
+    evaluated: Started, folder: RunFolder
+) -> None:
+    rule = {"title": "floor: accuracy", "asked": "at least 0.9", "found": "0.5 (0.4 to 0.6)", "holds": False}
+    verdict = {
+        **VERDICT, "decision": "promoted", "overridden": True, "gate_decision": "rejected", "rules": [rule],
+        "notes": ["The champion scored 0.4."], "hint": "Train a better model.",
+    }  # fmt: skip
+    (folder.evaluation / "verdict.json").write_text(json.dumps(verdict), "utf8")
+    text = words(report.write(folder, evaluated.settings).read_text("utf8"))
+    assert "Promoted by an override" in text
+    assert "Without the override: rejected." in text
+    row = text.index("floor: accuracy at least 0.9 0.5 (0.4 to 0.6) no")
+    assert text.index("Promoted by an override") < text.index("rule asked found holds") < row
+    assert row < text.index("The champion scored 0.4. What to do: Train a better model.")
+    assert row < text.index("Scores")
 
 
 def test_a_run_without_any_stage_has_a_page_too(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pipeline.backends.signals import Signals
 from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
 from pipeline.run import STAGES, Plan, Surroundings, execute, flatten, plan, resources, stages_of
-from tests.pipeline.conftest import QUIET, line_settings, lines, write_rows
+from tests.pipeline.conftest import QUIET, Noting, line_settings, lines, write_rows
 
 TRACKER = "sqlite:///mlflow.db"
 
@@ -58,7 +58,7 @@ def as_if_run(
     for stage in [each for each in found.stages if STAGES.index(each.name) <= STAGES.index(until)]:
         for name in workspace.OUTPUTS[stage.name]:
             (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder.path / name).touch()
+            (folder.path / name).write_text("{}", "utf8")
         folder.update_stage(stage.name, status="done", key=stage.key, inputs=stage.inputs)
     return folder
 
@@ -360,6 +360,34 @@ def test_an_unfinished_run_is_gone_on_with_unless_somebody_is_at_it(
     assert len(workspace.runs(tmp_path / "runs", settings.name)) == 1 + busy
 
 
+def test_an_override_judges_again_what_was_not_promoted(tmp_path: Path, settings: Settings) -> None:
+    uri = around(tmp_path).tracking_uri
+    folder = as_if_run(tmp_path, settings, uri=uri)
+
+    def overridden() -> Plan:
+        return plan(settings, storage=tmp_path / "runs", tracking_uri=uri, override=True)
+
+    for verdict in ("rejected", "kept"):
+        folder.update_stage("register", summary={"verdict": verdict})
+        found = overridden()
+        assert [stage.name for stage in found.stages if stage.source is None] == ["register"]
+        assert reasons(found)["register"] == f"run {folder.run_id} was not promoted, and this is overridden"
+        # In the same run, so that its version is promoted and no second one made.
+        assert run._fits(folder, found) and not found.is_fulfilled(folder)
+        assert planned(tmp_path, settings, uri=uri).is_fulfilled(folder)
+    folder.update_stage("register", summary={"verdict": "promoted"})
+    assert overridden().nothing_to_do and overridden().is_fulfilled(folder)
+
+
+def test_an_override_of_a_promoted_run_is_said_to_be_of_no_use(tmp_path: Path, settings: Settings) -> None:
+    folder = as_if_run(tmp_path, settings, uri=around(tmp_path).tracking_uri)
+    folder.update_stage("register", summary={"verdict": "promoted"})
+    console = Noting()
+    outcome = execute(settings, around=replace(around(tmp_path), override="why", console=console))
+    assert outcome.folder == folder
+    assert any("The override was not used" in note for note in console.notes)
+
+
 def test_a_plan_writes_no_run(tmp_path: Path, settings: Settings) -> None:
     planned(tmp_path, settings)
     assert workspace.runs(tmp_path / "runs", settings.name) == []
@@ -436,3 +464,25 @@ def test_what_is_trained_already_needs_no_gpu(tmp_path: Path, settings: Settings
     folder = as_if_run(tmp_path, settings, uri=around(tmp_path).tracking_uri)
     wanting = dataclasses.replace(around(tmp_path), require_gpu=True)
     assert execute(settings, around=wanting).folder == folder
+
+
+def test_rows_are_prepared_again_only_for_columns_that_slices_or_groups_need(
+    tmp_path: Path, settings: Settings
+) -> None:
+    plain = planned(tmp_path, settings).keys
+    same = planned(tmp_path, changed(settings, evaluate={"slices": [{"length": [1, 3]}]})).keys
+    other = planned(tmp_path, changed(settings, evaluate={"slices": [{"column": "fold"}]})).keys
+    assert same["prepare"] == plain["prepare"] != other["prepare"]
+    assert same["evaluate"] != plain["evaluate"]
+
+
+def test_examples_count_by_their_content_not_by_their_place(tmp_path: Path, settings: Settings) -> None:
+    keys = []
+    for folder, text in (("a", "{}\n"), ("b", "{}\n"), ("b", "{ }\n")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        file = tmp_path / folder / "must.jsonl"
+        file.write_text(text, "utf8")
+        keys.append(planned(tmp_path, changed(settings, evaluate={"examples": str(file)})).keys)
+    assert keys[0] == keys[1]
+    assert keys[1]["train"] == keys[2]["train"]
+    assert keys[1]["evaluate"] != keys[2]["evaluate"]

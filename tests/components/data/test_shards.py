@@ -13,6 +13,7 @@ from components.data.shards import (
     SHARD_VALUES,
     Content,
     Piece,
+    content_digest,
     flat_rows,
     num_shards,
     schema,
@@ -139,3 +140,22 @@ def test_rows_of_text_lie_flat_with_their_missing_ones_empty():
     assert flat.to_pylist() == [["a", "b"], [], [], ["c"]]
     vectors = nested(pa.array([[[1, 2], [3, 4]], None, [[5, 6]]], pa.list_(pa.list_(pa.uint8()))))
     assert flat_rows(vectors, pa.uint8()).to_pylist() == [[1, 2, 3, 4], [], [5, 6]]
+
+
+def test_the_digest_of_a_splits_content_knows_no_files_but_every_label(tmp_path):
+    def digest(table, name):
+        written([table], tmp_path, name=f"{name}/part.parquet")
+        return content_digest(tmp_path / name)
+
+    table = rows()
+    moved = table.set_column(2, "file", pa.array(["b.parquet"] * len(table)).dictionary_encode())
+    moved = moved.set_column(0, "row", pa.array(range(100, 150), pa.int64())).cast(table.schema)
+    assert digest(table, "one") == digest(moved, "two")
+    labels = table["y"].to_pylist()
+    labels[0][0] = (labels[0][0] + 1) % 3
+    other = table.set_column(
+        table.schema.get_field_index("y"),
+        table.schema.field("y"),
+        pa.array(labels, table.schema.field("y").type),
+    )
+    assert digest(other, "three") != digest(table, "one")

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.evaluation.agreements import evaluated, mismatch
+from components.evaluation.agreements import agreement, evaluated, mismatch
 
 SAID = {"labels": [["a"], ["b", "c"]], "probabilities": [[0.5], [0.25, 0.75]]}
 
@@ -44,3 +44,16 @@ def test_the_evaluation_is_read_in_the_order_asked_for_and_of_test_rows_only(tmp
     pq.write_table(table, tmp_path / "predictions.parquet")
     said = evaluated(tmp_path / "predictions.parquet", (5, 3))
     assert said == {"label": ["b", "a"], "probability": [0.6, 0.5]}
+
+
+def test_predictions_of_the_same_rows_agree_row_by_row_whatever_their_order():
+    one = pa.table({"row": [0, 1], "labels": [["a"], ["b", "c"]], "probabilities": [[0.5], [0.25, 0.75]]})
+    other = one.take([1, 0])
+    assert agreement(one, other) == {"rows": 2, "same_labels": 1.0, "probability": 0.0}
+
+
+def test_other_labels_are_a_share_and_probabilities_a_largest_difference():
+    one = pa.table({"row": [0, 1], "label": ["a", "b"], "probability": [0.5, 0.75]})
+    other = pa.table({"row": [0, 1], "label": ["a", "c"], "probability": [0.375, 0.75]})
+    assert agreement(one, other) == {"rows": 2, "same_labels": 0.5, "probability": 0.125}
+    assert agreement(one, other.slice(0, 1)) == {"rows": 2, "same_labels": 0.5, "probability": 1.0}

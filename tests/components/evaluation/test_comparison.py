@@ -1,23 +1,28 @@
 """When a new model takes the alias: every line of the table of decisions."""
 
 import json
+import math
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from components.evaluation.comparison import MIN_SEQUENCES, decide
+from components.evaluation.requirements import Measured
+from components.evaluation.verdicts import Obstacle
+from conf.schema import GateSettings
 
 LABELS = ("a", "b")
-TERMS = {
-    "task": "classification",
-    "labels": LABELS,
-    "floors": {"accuracy": 0.5},
-    "better_on": "accuracy",
-    "confidence": 0.95,
-    "bootstrap": 400,
-}
 N = 400
+
+
+def terms(**gate) -> dict:
+    """What a verdict is spoken on; keyword arguments change the gate."""
+    settings = GateSettings.model_validate({"floors": {"accuracy": 0.5}, **gate})
+    return {"task": "classification", "labels": LABELS, "gate": settings, "bootstrap": 400}
+
+
+TERMS = terms()
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def test_the_first_model_is_promoted_above_its_floors_only(model):
 
 
 def test_a_floor_binds_even_a_model_that_beats_the_champion(model):
-    verdict = decide(model(300), model(200), **{**TERMS, "floors": {"accuracy": 0.9}})
+    verdict = decide(model(300), model(200), **terms(floors={"accuracy": 0.9}))
     assert verdict.decision == "rejected"
 
 
@@ -63,6 +68,7 @@ def test_a_tie_keeps_the_champion(model):
     verdict = decide(model(300), model(300), **TERMS)
     assert verdict.decision == "kept"
     assert verdict.reasons == ("A tie: both models have the same accuracy on every sequence.",)
+    assert (verdict.outcome, verdict.num_sequences_needed) == ("not better", None)
 
 
 def test_a_gain_that_chance_explains_keeps_the_champion(class_table):
@@ -72,6 +78,45 @@ def test_a_gain_that_chance_explains_keeps_the_champion(class_table):
     verdict = decide(class_table(truth, ours), class_table(truth, theirs), **TERMS)
     assert verdict.decision == "kept"
     assert "not surely better, since the interval holds zero" in verdict.reasons[-1]
+
+
+def test_so_many_rows_as_would_tell_do_tell(class_table):
+    """The two models of n rows and the same two of the rows that it would take."""
+
+    def tables(times: int):
+        ours, theirs = ["a"] * 330 * times + ["b"] * 70 * times, ["b"] * 80 * times + ["a"] * 320 * times
+        return (class_table(["a"] * N * times, said) for said in (ours, theirs))
+
+    ours, theirs = tables(1)
+    verdict = decide(ours, theirs, **TERMS)
+    assert (verdict.decision, verdict.outcome) == ("kept", "not better")
+    needed = verdict.num_sequences_needed
+    # By hand: +1 on 80 rows and -1 on 70 of 400, so s^2 = 400 / 399 * (150 / 400 - 0.025^2).
+    assert needed == math.ceil(1.959964**2 * 400 / 399 * (0.375 - 0.025**2) / 0.025**2)
+    assert verdict.notes == ("About 2,400 test sequences would tell, if the difference is truly +0.0250.",)
+    below, enough = math.floor(0.8 * needed / N), math.ceil(1.2 * needed / N)
+    assert below < enough
+    assert decide(*tables(below), **TERMS).outcome == "not better"
+    assert decide(*tables(enough), **TERMS).outcome == "better"
+
+
+def test_no_number_of_rows_tells_models_apart_that_score_the_same(class_table):
+    truth = ["a"] * N
+    ours, theirs = ["b"] * 40 + ["a"] * 360, ["a"] * 360 + ["b"] * 40
+    verdict = decide(class_table(truth, ours), class_table(truth, theirs), **TERMS)
+    assert (verdict.outcome, verdict.difference, verdict.num_sequences_needed) == ("not better", 0.0, None)
+    assert verdict.notes[0].startswith("No number of test sequences would tell")
+
+
+def test_a_difference_lost_in_the_spread_says_how_many_rows_would_show_it(class_table):
+    truth = ["a"] * 40
+    ours, theirs = ["b"] * 2 + ["a"] * 38, ["a"] * 35 + ["b"] * 5
+    verdict = decide(class_table(truth, ours), class_table(truth, theirs), **TERMS)
+    assert verdict.outcome == "too little data"
+    assert "leaves no more than 0.1250 to gain. About" in verdict.reasons[0]
+    # By hand: +1 on 5 rows and -1 on 2 of 40, so s^2 = 40 / 39 * (7 / 40 - (3 / 40)^2).
+    variance = 40 / 39 * (7 / 40 - (3 / 40) ** 2)
+    assert verdict.num_sequences_needed == math.ceil(1.959964**2 * variance / (3 / 40) ** 2)
 
 
 def test_models_that_are_right_on_the_same_rows_are_told_apart_by_few_differences(model, class_table):
@@ -92,25 +137,32 @@ def test_a_few_differing_rows_are_too_few_to_tell(model):
     verdict = decide(model(304), model(300), **TERMS)
     assert verdict.decision == "kept"
     assert "the models differ on 4 of 400 sequences, and it takes 6" in verdict.reasons[-1]
+    assert verdict.outcome == "too little data"
+    # The same share of differing rows gives six of them on half as many rows again.
+    assert verdict.num_sequences_needed == 600
+    assert "About 600 test sequences would tell, if the difference is truly +0.0100." in verdict.reasons[-1]
 
 
 def test_a_few_test_rows_are_too_few_to_tell(model):
     n = MIN_SEQUENCES - 1
-    verdict = decide(model(n, n), model(1, n), **{**TERMS, "floors": {}})
+    verdict = decide(model(n, n), model(1, n), **terms(floors={}))
     assert verdict.decision == "kept"
     assert f"{n} test sequences, and it takes {MIN_SEQUENCES}" in verdict.reasons[-1]
+    assert verdict.num_sequences_needed == MIN_SEQUENCES
+    assert (verdict.rules[-1].asked, verdict.rules[-1].found) == ("about 30 test sequences", "29")
+    assert "data.split" in verdict.hint
 
 
 def test_a_loss_that_is_no_number_passes_nothing(model):
     verdict = decide(model(300, loss=float("nan")), None, **TERMS)
     assert verdict.decision == "rejected"
     assert "Not a number on the test rows: loss" in verdict.reasons[0]
-    infinite = decide(model(300, loss=float("inf")), None, **{**TERMS, "better_on": "loss"})
+    infinite = decide(model(300, loss=float("inf")), None, **terms(better_on="loss"))
     assert infinite.decision == "rejected"
 
 
 def test_a_champion_without_a_number_is_beaten(model):
-    verdict = decide(model(300), model(300, loss=float("nan")), **{**TERMS, "better_on": "loss"})
+    verdict = decide(model(300), model(300, loss=float("nan")), **terms(better_on="loss"))
     assert verdict.decision == "promoted"
     assert verdict.reasons[-1] == "The champion's loss on these rows is not a number."
 
@@ -119,18 +171,20 @@ def test_a_lower_loss_is_the_better_one(model):
     rng = np.random.default_rng(2)
     noise = rng.normal(0, 0.05, N)
     low, high = model(300, loss=0.5 + noise), model(300, loss=0.6 + noise[::-1])
-    terms = {**TERMS, "better_on": "loss"}
-    assert decide(low, high, **terms).decision == "promoted"
-    assert decide(high, low, **terms).decision == "kept"
+    verdict = decide(low, high, **terms(better_on="loss"))
+    assert verdict.decision == "promoted"
+    assert verdict.rules[-1].asked.startswith("surely below the champion's 0.59")
+    assert decide(high, low, **terms(better_on="loss")).decision == "kept"
 
 
 def test_a_champion_of_other_rows_or_other_labels_is_not_compared(model, class_table):
     other = decide(model(360), model(300, N - 1), **TERMS)
     assert other.decision == "kept"
     assert other.reasons == ("The champion is not comparable: it answered other rows.",)
-    reason = "it knows the labels 'a', 'z'."
-    verdict = decide(model(360), None, comparable=reason, **TERMS)
+    obstacle = Obstacle("it knows the labels 'a', 'z'.", "Correct the data.")
+    verdict = decide(model(360), None, obstacle=obstacle, **TERMS)
     assert verdict.reasons == ("The champion is not comparable: it knows the labels 'a', 'z'.",)
+    assert (verdict.outcome, verdict.hint) == ("not comparable", "Correct the data.")
 
 
 def test_only_test_rows_count(model, class_table):
@@ -153,4 +207,105 @@ def test_every_rule_is_kept_in_order_with_its_numbers(model):
     floor = verdict.rules[1]
     assert (floor.metric, floor.value, floor.against) == ("accuracy", 0.9, 0.5)
     assert floor.low < 0.9 < floor.high
+    assert [rule.title for rule in verdict.rules] == ["number", "floor: accuracy", "better: accuracy"]
+    assert (floor.asked, floor.found) == ("at least 0.5", f"0.9000 ({floor.low:.4f} to {floor.high:.4f})")
+    better = verdict.rules[2]
+    assert better.asked == "surely above the champion's 0.7500"
+    assert better.found == f"0.9000: +0.1500 ({verdict.low:+.4f} to {verdict.high:+.4f})"
     assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["decision"] == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("case", "decision", "outcome", "reason"),
+    [
+        ("equal", "kept", "not better", "A tie"),
+        ("slightly worse", "kept", "not better", "not surely better"),
+        ("slightly better", "kept", "not better", "not surely better"),
+        ("clearly worse", "kept", "not better", "worse."),
+        ("clearly better", "promoted", "better", "better."),
+        ("few rows", "kept", "too little data", "20 test sequences, and it takes 30"),
+        ("NaN", "rejected", "not a number", "Not a number on the test rows: loss"),
+        ("below its floor", "rejected", "rule missed", "misses the floor of 0.5"),
+        ("other labels", "kept", "not comparable", "it lacks 'b'"),
+        ("no champion", "promoted", "first", "there is no champion yet"),
+        ("champion NaN", "promoted", "better", "The champion's loss on these rows is not a number"),
+    ],
+)
+def test_the_verdict_of_each_case(class_table, model, case, decision, outcome, reason):
+    def apart(ours: int, theirs: int):
+        """Models of 300 right answers in common, and some that only one of them has right."""
+        truth = ["a"] * N
+        common, said = ["a"] * 300, ["b"] * (100 - ours - theirs)
+        tables = (["a"] * ours + ["b"] * theirs, ["b"] * ours + ["a"] * theirs)
+        return tuple(class_table(truth, [*common, *own, *said]) for own in tables)
+
+    cases = {
+        "equal": (model(300), model(300)),
+        "slightly worse": apart(25, 30),
+        "slightly better": apart(30, 25),
+        "clearly worse": apart(10, 60),
+        "clearly better": apart(60, 10),
+        "few rows": (model(20, 20), model(12, 20)),
+        "NaN": (model(300, loss=math.nan), model(200)),
+        "below its floor": (model(100), model(50)),
+        "other labels": (model(300), None),
+        "no champion": (model(300), None),
+        "champion NaN": (model(300), model(300, loss=math.nan)),
+    }
+    challenger, champion = cases[case]
+    given = terms(better_on="loss") if case == "champion NaN" else TERMS
+    if case == "other labels":
+        given = {**given, "obstacle": Obstacle("its labels are others: it lacks 'b'", "Correct the data.")}
+    verdict = decide(challenger, champion, **given)
+    assert (verdict.decision, verdict.outcome) == (decision, outcome)
+    assert reason in verdict.reasons[-1]
+    assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["outcome"] == outcome
+
+
+def test_a_ceiling_is_for_what_is_better_when_it_is_smaller(model):
+    verdict = decide(model(300, loss=0.3), None, **terms(ceilings={"loss": 0.3, "ece": 0.5}))
+    assert verdict.decision == "promoted"
+    assert "stays under the ceiling of 0.3" in verdict.reasons[1]
+    over = decide(model(300, loss=0.31), None, **terms(ceilings={"loss": 0.3}))
+    assert (over.decision, over.outcome) == ("rejected", "rule missed")
+    assert over.reasons == ("loss 0.3100 (95 % interval 0.3100 to 0.3100) is over the ceiling of 0.3.",)
+    assert "--override" in over.hint
+
+
+def test_what_a_promotion_rests_on_tells_slices_in_one_sentence(model):
+    slices = {"length": [{"low": i, "high": i, "num_sequences": 9, "accuracy": 0.9} for i in range(40)]}
+    given = {**terms(slices={"length": {"accuracy": 0.8}}), "measured": Measured(slices=slices)}
+    verdict = decide(model(300), None, **given)
+    assert verdict.decision == "promoted"
+    assert verdict.reasons[1:] == (
+        "Every floor on slices is reached (40 of 40).",
+        "This is the first model: there is no champion yet.",
+    )
+    slices["length"][7]["accuracy"] = 0.7
+    missed = decide(model(300), None, **given)
+    assert missed.decision == "rejected"
+    assert missed.reasons == ("accuracy 0.7000 on length 7 to 7 misses the floor of 0.8.",)
+
+
+def test_a_confidence_that_is_no_number_passes_nothing(model):
+    sure = [0.9] * N
+    sure[0] = math.nan
+    verdict = decide(model(300, probability=sure), None, **TERMS)
+    assert verdict.outcome == "not a number"
+    assert verdict.reasons == ("Not a number on the test rows: ece.",)
+
+
+def test_rows_of_few_groups_are_too_few_to_tell_and_those_of_many_are_drawn_by_group(class_table):
+    right = [True] * 90 + [False] * 30
+    table, other = (
+        class_table(["a"] * 120, ["a" if each else "b" for each in said]) for said in (right, right[::-1])
+    )
+    few, many = (
+        decide(
+            table.append_column("group", pa.array([f"g{row // size}" for row in range(120)])), other, **TERMS
+        )
+        for size in (10, 2)
+    )
+    assert few.reasons[0].startswith("Too little data to tell: 12 test groups of sequences, and it takes 30.")
+    single = decide(table, other, **TERMS)
+    assert many.high - many.low > 1.2 * (single.high - single.low)

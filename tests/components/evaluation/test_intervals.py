@@ -1,6 +1,7 @@
 """Intervals: known quantiles, honest coverage, and what happens with almost no data."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,14 @@ from scipy import stats
 
 from components.evaluation import intervals
 from components.evaluation.answers import Answers
-from components.evaluation.intervals import Resamples, interval, resample, student_quantile, without_exception
+from components.evaluation.intervals import (
+    Resamples,
+    interval,
+    resample,
+    resample_sums,
+    student_quantile,
+    without_exception,
+)
 
 
 def answers(right: np.ndarray, units: np.ndarray) -> Answers:
@@ -44,6 +52,54 @@ def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100(n):
         hits += bounds.low <= 0.8 <= bounds.high
     # 0.95 give or take three standard errors of the simulation, and a little for 300 resamples.
     assert 0.905 <= hits / repetitions <= 0.985
+
+
+def grouped(rng: np.random.Generator, n: int) -> Answers:
+    """Recordings of n speakers, 20 of each; one speaker's are right or wrong together, 80 % over all."""
+    skill = rng.beta(1.2, 0.3, n)
+    right = rng.random(20 * n) < np.repeat(skill, 20)
+    return replace(answers(right, np.ones(20 * n, np.int64)), groups=np.repeat(np.arange(n), 20))
+
+
+def test_where_groups_hang_together_only_drawing_whole_groups_covers_the_truth():
+    rng = np.random.default_rng(7)
+    whole, single, repetitions = 0, 0, 150
+    for _ in range(repetitions):
+        sample = grouped(rng, 40)
+        value = float(np.mean(sample.truth == sample.predicted))
+        for groups in (sample.groups, None):
+            draws = resample(replace(sample, groups=groups), ["accuracy"], bootstrap=200)["accuracy"]
+            bounds = interval(value, draws, confidence=0.95)
+            hit = bounds.low <= 0.8 <= bounds.high
+            whole, single = (whole + hit, single) if groups is not None else (whole, single + hit)
+    # 0.95 give or take three standard errors of the simulation.
+    assert 0.9 <= whole / repetitions <= 0.995
+    assert single / repetitions < 0.75
+
+
+def test_groups_of_one_sequence_each_are_sequences():
+    sample = clustered(np.random.default_rng(8), 60)
+    apart = replace(sample, groups=np.arange(60))
+    one, other = (resample(each, ["accuracy"], bootstrap=100)["accuracy"] for each in (sample, apart))
+    np.testing.assert_allclose(one.draws, other.draws)
+    np.testing.assert_allclose(one.without, other.without)
+
+
+def test_one_group_gives_no_interval_however_many_rows_it_has():
+    sample = replace(clustered(np.random.default_rng(9), 60), groups=np.zeros(60, np.int64))
+    draws = resample(sample, ["accuracy"], bootstrap=100)["accuracy"]
+    assert not interval(0.8, draws, confidence=0.95).is_known
+
+
+def test_sums_are_resampled_as_the_metrics_are():
+    sample = grouped(np.random.default_rng(10), 12)
+    right = (sample.truth == sample.predicted).astype(float)
+    drawn, without = resample_sums(
+        np.stack([right, np.ones(len(right))], axis=1), sample.groups, bootstrap=50
+    )
+    other = resample(sample, ["accuracy"], bootstrap=50)["accuracy"]
+    np.testing.assert_allclose(drawn[:, 0] / drawn[:, 1], other.draws)
+    np.testing.assert_allclose(without[:, 0] / without[:, 1], other.without)
 
 
 def test_steps_taken_for_independent_would_give_far_too_narrow_intervals():

@@ -143,6 +143,47 @@ def test_every_row_that_does_not_fit_is_named_with_its_place(labeller, tmp_path)
     assert caught.value.exit_code == 2
 
 
+def test_rows_that_do_not_fit_may_be_kept_with_their_problem_and_place(labeller, tmp_path):
+    rows = [[[1.0, 2.0]], [], [[1.0, 2.0], [1.0, None]], None, [[3.0, 4.0], [5.0, 6.0]]]
+    kind = pa.list_(pa.list_(pa.float64()))
+    files = [write(tmp_path / f"{name}.parquet", rows, kind, id=list("12345")) for name in "ab"]
+    table = answered(labeller, files, keeps_bad=True, n_best=2, distribution=True)
+    fitting = bundles.open(labeller).predict({"frames": [rows[0], rows[4]]}, n_best=2, distribution=True)
+    assert table["id"].to_pylist() == list("1234512345")
+    for name in ("labels", "n_best_labels", "distribution"):
+        said = table[name].to_pylist()
+        assert said[1:4] == said[6:9] == [None] * 3
+        for one, other in zip(said[0] + said[4], fitting[name][0] + fitting[name][1], strict=True):
+            assert one == (other if name != "distribution" else pytest.approx(other, abs=1e-6))
+    assert [row is None for row in table["problem"].to_pylist()] == [True, False, False, False, True] * 2
+    assert table["problem"][2].as_py().startswith("column frames, step 1, feature 1: ")
+    assert table["file"].to_pylist()[4:7] == [None, None, "b.parquet"]
+    assert table["row"].to_pylist()[6:9] == [1, 2, 3]
+
+
+def test_chunks_cut_and_gather_parts_and_lose_no_row(labeller, tmp_path, monkeypatch):
+    monkeypatch.setattr(new_rows, "CHUNK_ROWS", 4)
+    frames = [[[row, row + 1]] * (1 + row % 3) for row in range(11)]
+    sizes = {"a": (0, 9), "b": (9, 10), "c": (10, 11)}
+    files = [
+        write(tmp_path / f"{name}.parquet", frames[first:stop], id=list(range(first, stop)))
+        for name, (first, stop) in sizes.items()
+    ]
+    task = look(labeller, files)
+    chunks = new_rows.chunks(task.parts)
+    assert [sum(each.stop - each.first for each in chunk) for chunk in chunks] == [4, 4, 3]
+    assert [len(chunk) for chunk in chunks] == [1, 1, 3]
+    alone = [
+        batch
+        for chunk in reversed(chunks)
+        for batch in new_rows.answers(bundle=labeller, task=task, chunk=chunk)
+    ]
+    table = pa.Table.from_batches(alone, task.schema)
+    assert table["id"].to_pylist() == [str(row) for row in (8, 9, 10, 4, 5, 6, 7, 0, 1, 2, 3)]
+    assert table.take([7]).to_pylist() == answered(labeller, files).take([0]).to_pylist()
+    assert not list(new_rows.answers(bundle=labeller, task=task, chunk=chunks[0], only_check=True))
+
+
 def test_inputs_of_other_lengths_are_named(classifier, tmp_path):
     table = pa.table({"x": [[1.0, 2.0], [1.0]], "y": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -162,8 +203,16 @@ def test_a_value_that_leaves_float32_when_scaled_is_named(labeller, tmp_path):
         metrics={},
     )
     file = write(tmp_path / "a.parquet", [[[1.0, 3.4e38]]], pa.list_(pa.list_(pa.float64())))
-    with pytest.raises(DataError, match=r"a\.parquet: .*feature 1: 3.4e\+38 is too large"):
+    with pytest.raises(DataError, match=r"a\.parquet, row 0: .*feature 1: 3.4e\+38 is too large"):
         answered(tmp_path / "bundle", [file])
+    rows = [[[1.0, 1.0]], [[1.0, 3.4e38]], [], [[2.0, 2.0]]]
+    file = write(tmp_path / "a.parquet", rows, pa.list_(pa.list_(pa.float64())))
+    table = answered(tmp_path / "bundle", [file], keeps_bad=True)
+    assert [row is None for row in table["labels"].to_pylist()] == [False, True, True, False]
+    assert table["problem"].to_pylist()[1:3] == [
+        "input 'frames', feature 1: 3.4e+38 is too large for float32 after scaling",
+        "column frames: empty sequence, expected at least 1 step",
+    ]
 
 
 def test_files_that_cannot_serve_are_all_named_before_anything_is_read(labeller, tmp_path):

@@ -37,7 +37,10 @@ def test_models_of_the_same_labels_in_any_order_are_comparable(make_bundle, tmp_
     ],
 )
 def test_other_models_are_not_and_the_difference_is_told(make_bundle, tmp_path, ours, changes, reason):
-    assert reason in rivals.incomparable(make_bundle(tmp_path / "theirs", **changes), ours)
+    obstacle = rivals.incomparable(make_bundle(tmp_path / "theirs", **changes), ours)
+    assert reason in obstacle.reason
+    assert "--override" in obstacle.hint
+    assert "recurra promote NAME VERSION --why TEXT" in obstacle.hint
 
 
 def test_inputs_of_every_kind_are_told_apart(make_bundle, tmp_path):
@@ -51,7 +54,7 @@ def test_inputs_of_every_kind_are_told_apart(make_bundle, tmp_path):
     other = replace(one, inputs=(CategoryEncoding("word", ("a",), 2), replace(one.inputs[1], fill=(0.0,))))
     folders = [make_bundle(tmp_path / str(i), encoding=each) for i, each in enumerate((one, same, other))]
     assert rivals.incomparable(folders[1], folders[0]) is None
-    assert rivals.incomparable(folders[2], folders[0]) == (
+    assert rivals.incomparable(folders[2], folders[0]).reason == (
         "its inputs are word as categories, x with 1 features, some missing, speaker as categories of the"
         " sequence, this model's are word as tokens, x with 1 features, speaker as categories of the sequence"
     )
@@ -80,7 +83,7 @@ def test_a_rival_answers_raw_rows_in_its_own_encoding_with_its_own_order_of_labe
     manifest = {"splits": {"test": {"rows": 3, "steps": 8, "shards": shards}}}
     (data / "manifest.json").write_text(json.dumps(manifest), "utf8")
     (data / "encoding.json").write_text((ours / "encoding.json").read_text("utf8"), "utf8")
-    rivals.answer(bundle=theirs, data=data, out=tmp_path / "out.parquet")
+    assert rivals.answer(bundle=theirs, data=data, out=tmp_path / "out.parquet") is None
     said = pq.read_table(tmp_path / "out.parquet")
     assert said["truth"].to_pylist() == [["a", "b", "c"], ["b"], ["c", "c", "a", "a"]]
     direct = bundles.open(theirs).predict({"frames": rows})
@@ -88,3 +91,9 @@ def test_a_rival_answers_raw_rows_in_its_own_encoding_with_its_own_order_of_labe
     for one, other in zip(said["probabilities"].to_pylist(), direct["probabilities"], strict=True):
         assert one == pytest.approx(other, abs=1e-6)
     assert [path.name for path in tmp_path.glob(".out*")] == []
+    spoilt = table.set_column(3, "x0", pa.array([row.ravel().tolist()[:-1] for row in rows]))
+    pq.write_table(spoilt, data / "test" / "part-00000.parquet")
+    obstacle = rivals.answer(bundle=theirs, data=data, out=tmp_path / "none.parquet")
+    assert obstacle.reason.startswith("it cannot answer these test rows: ")
+    assert "Compare the data" in obstacle.hint
+    assert not (tmp_path / "none.parquet").exists()

@@ -1,7 +1,6 @@
 """From answers to scores: known answers, scikit-learn's, and what the data cannot tell."""
 
 import json
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +8,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from components.evaluation.answers import read
-from components.evaluation.scoring import score, slices, unseen, worst
+from components.evaluation.scoring import score, unseen, worst
 
 TERMS = {"task": "labelling", "labels": ("a", "b", "c"), "bootstrap": 200, "confidence": 0.95}
 TRUTH = [["a", "b"], ["b", "b", "c"], ["a"], ["c", "a"], ["b"]]
@@ -93,28 +92,6 @@ def test_an_infinite_loss_is_no_number_and_leaves_the_others_alone(label_table):
     metrics = score(spoilt, **TERMS).metrics
     assert (metrics["loss"], metrics["loss_low"]) == (None, None)
     assert metrics["accuracy"] == pytest.approx(6 / 9)
-
-
-def test_slices_by_length_hold_every_sequence_once_from_short_to_long(label_table):
-    truth, said = many()
-    ((name, found),) = slices(label_table(truth, said), by=["length"], **TERMS).items()
-    assert name == "length"
-    assert sum(each["num_sequences"] for each in found) == 300
-    assert sum(each["num_steps"] for each in found) == len(flat(truth))
-    for shorter, longer in pairwise(found):
-        assert shorter["high"] < longer["low"]
-    for each in found:
-        inside = [i for i, row in enumerate(truth) if each["low"] <= len(row) <= each["high"]]
-        right = [a == b for i in inside for a, b in zip(truth[i], said[i], strict=True)]
-        assert each["accuracy"] == pytest.approx(np.mean(right))
-
-
-def test_equal_lengths_are_one_slice_and_no_rows_none(class_table):
-    terms = {**TERMS, "task": "classification"}
-    table = class_table(["a", "b"], ["a", "b"])
-    assert len(slices(table, by=["length"], **terms)["length"]) == 1
-    assert slices(table.slice(0, 0), by=["length"], **terms)["length"] == []
-    assert slices(table, by=[], **terms) == {}
 
 
 def test_label_sequences_known_from_training_are_counted_and_the_others_scored(label_table):

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from components.errors import TrackerError
-from pipeline.backends.addresses import absolute, probe, redact, scheme_of, sqlite_path
+from pipeline.backends.addresses import absolute, artifact_root, probe, redact, scheme_of, sqlite_path
 
 
 def test_a_relative_database_is_resolved_against_the_folder(tmp_path):
@@ -71,3 +71,39 @@ def test_a_database_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("", "utf8")
     with pytest.raises(TrackerError, match=r"file/mlflow\.db cannot be written"):
         probe(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("place", "uri"),
+    [
+        ("files", "file://{folder}/files"),
+        ("/srv/files", "file:///srv/files"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ("s3://bucket", "s3://bucket"),
+    ],
+)
+def test_files_go_to_a_folder_or_an_object_store(tmp_path, place, uri):
+    found = artifact_root(place, tmp_path, tracking_uri="sqlite:////srv/mlflow.db")
+    assert found == uri.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "tracking_uri", "said"),
+    [
+        ("gs://bucket", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
+        ("s3://", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
+        ("s3://key:S3CR3T@bucket", "postgresql://host/mlflow", "carries a password"),
+        ("s3://bucket?secret=S3CR3T", "postgresql://host/mlflow", "expected a folder"),
+        ("files", "http://mlflow.example.org", "a tracking server decides itself"),
+    ],
+)
+def test_other_places_for_files_are_refused_without_telling_a_secret(tmp_path, place, tracking_uri, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        artifact_root(place, tmp_path, tracking_uri=tracking_uri)
+    assert "S3CR3T" not in str(caught.value)
+
+
+def test_an_object_store_without_its_library_is_refused_with_the_way_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"recurra\[s3\]"):
+        artifact_root("s3://bucket", tmp_path, tracking_uri="sqlite:////srv/mlflow.db")

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -125,6 +126,13 @@ def test_a_versions_bundle_is_fetched_whole_and_gone_afterwards(registry, words,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_beside_the_bundle_are_fetched_as_far_as_they_are_there(registry, words):
+    with registry.carried(words.version, ("settings.yaml", "history.json")) as files:
+        assert set(files) == {"settings.yaml"}
+        assert files["settings.yaml"].read_text("utf8") == words.packaging.files[0].read_text("utf8")
+    assert not files["settings.yaml"].exists()
+
+
 def test_files_that_are_gone_damaged_or_exchanged_are_not_used(registry, log, place, tmp_path, make_bundle):
     gone = log("gone")
     folder = place / "mlartifacts" / "words" / "models" / gone.model / "artifacts" / "artifacts" / "bundle"
@@ -218,6 +226,36 @@ def test_steps_of_one_feature_may_be_flat_or_nested(registry, log, rows):
     expected = bundles.open(model.bundle).predict({"x": [[1.5, 2.5], [3.0]]})
     assert answers["label"].tolist() == expected["label"]
     assert answers["probability"].tolist() == pytest.approx(expected["probability"], abs=1e-6)
+
+
+def test_mlflow_knows_the_columns_and_the_example_predicts(loaded, registry):
+    assert loaded.metadata.get_input_schema().input_names() == ["frames", "id"]
+    example = loaded.input_example
+    answers = loaded.predict(example)
+    assert [len(labels) for labels in answers["labels"]] == [len(frames) for frames in example["frames"]]
+
+
+@pytest.mark.slow
+def test_mlflows_evaluation_of_a_classifier_counts_its_labels(registry, log):
+    model = log(
+        "evaluated", key="run-evaluated", columns=(("x", 1),), rows=[[1, 2], [3]], task="classification",
+        labels=("9", "07"),
+    )  # fmt: skip
+    rows = pd.DataFrame({"x": [[1.5, 2.5], [3.0], [-4.0, 0.5], [2.0]], "label": ["9", "9", "9", "07"]})
+    expected = bundles.open(model.bundle).predict({"x": rows["x"].tolist()})["label"]
+    mlflow = registry.store.mlflow
+    mlflow.set_tracking_uri(registry.store.uri)
+    rows["predicted"] = mlflow.pyfunc.load_model(model.version.uri).predict(rows[["x"]])["label"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own making
+        with mlflow.start_run(experiment_id=mlflow.create_experiment("evaluations")):
+            # As docs/guides/registry.md says it.
+            result = mlflow.models.evaluate(
+                data=rows.drop(columns="x"), targets="label", predictions="predicted", model_type="classifier"
+            )
+    mlflow.set_tracking_uri(None)
+    right = sum(said == true for said, true in zip(expected, rows["label"], strict=True))
+    assert result.metrics["accuracy_score"] == pytest.approx(right / 4)
 
 
 @pytest.mark.slow

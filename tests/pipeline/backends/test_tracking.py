@@ -192,6 +192,17 @@ def test_a_run_and_its_stages_are_found_in_mlflow(tmp_path, uri):
     assert parent.info.artifact_uri.startswith((tmp_path / "mlartifacts" / "words").as_uri())
 
 
+def test_files_go_where_asked_and_stay_where_the_experiment_began(tmp_path, uri):
+    first, other = (tmp_path / "first").as_uri(), (tmp_path / "other").as_uri()
+    store = Store(uri, artifacts=first)
+    experiment = store.experiment("words")
+    place = store.call(lambda client: client.get_experiment(experiment)).artifact_location
+    assert place == f"{first}/words"
+    assert store.elsewhere(experiment) == ""
+    assert Store(uri).elsewhere(experiment) == ""
+    assert f"Files stay in {place}" in Store(uri, artifacts=other).elsewhere(experiment)
+
+
 def test_nothing_is_written_outside_the_places_given(folder, uri):
     (folder / "elsewhere").mkdir()
     run = a_run(folder)

@@ -1,6 +1,7 @@
 """evaluate: the bundle's scores on rows it has not seen, worked out again here; nobody left out."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from components import bundles
-from tests.pipeline.conftest import Started, lines, start
+from pipeline import report
+from pipeline.backends.workspace import RunFolder
+from tests.pipeline.conftest import Noting, Started, lines, start
 
 
 def read(run: Started, name: str) -> Any:
@@ -113,3 +116,66 @@ def test_slices_by_length_hold_all_rows(evaluated: Started) -> None:
     for split in ("valid", "test"):
         slices = read(evaluated, "slices")[split]["length"]
         assert sum(each["num_sequences"] for each in slices) == len(predictions(evaluated, split))
+
+
+@pytest.mark.slow
+def test_groups_and_slices_of_a_column_reach_the_scores_and_the_predictions(tmp_path: Path) -> None:
+    rows = lines(60) | {"who": [f"s{row % 12}" for row in range(60)]}
+    run = start(
+        tmp_path, rows, train={"epochs": 1}, evaluate={"slices": [{"column": "who"}], "groups": "who"}
+    )
+    run.train()
+    run.evaluate()
+    who = dict(zip(rows["id"], rows["who"], strict=True))
+    answers = predictions(run)
+    assert {row["id"]: row["slice_who"] for row in answers} == {row["id"]: who[row["id"]] for row in answers}
+    assert read(run, "metrics")["test"]["num_groups"] == len({row["slice_who"] for row in answers})
+    slices = read(run, "slices")["test"]
+    assert sum(each["num_sequences"] for each in slices["who"]) == len(answers)
+    assert {"length", "label sequence", "who"} <= set(slices)
+    baseline = read(run, "baselines")["baselines"][0]["metrics"]
+    assert baseline["num_groups"] == read(run, "metrics")["test"]["num_groups"]
+
+
+@pytest.mark.slow
+def test_a_single_group_gives_no_intervals_and_says_so(tmp_path: Path) -> None:
+    rows = lines(40) | {"who": ["one"] * 40}
+    run = start(tmp_path, rows, train={"epochs": 1}, evaluate={"groups": "who"})
+    run.train()
+    notes = Noting()
+    run.evaluate(console=notes)
+    assert read(run, "metrics")["test"]["accuracy_low"] is None
+    assert any("no intervals: all rows have one value of the column 'who'" in each for each in notes.notes)
+
+
+def test_examples_are_answered_by_the_bundle_and_the_wrong_ones_told(
+    evaluated: Started, tmp_path: Path
+) -> None:
+    rows = pa.table(lines()).to_pylist()[:4]
+    answers = bundles.open(evaluated.folder.bundle).predict([{"frames": row["frames"]} for row in rows])
+    flipped = {"up": "down", "down": "up"}
+    expected = [list(labels) for labels in answers["labels"]]
+    expected[2][0] = flipped[expected[2][0]]
+    expected[3] = [None] * len(expected[3])
+    asked = [{**row, "labels": labels} for row, labels in zip(rows, expected, strict=True)]
+    file = tmp_path / "must.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in asked), "utf8")
+    settings = evaluated.settings.model_copy(
+        update={"evaluate": evaluated.settings.evaluate.model_copy(update={"examples": str(file)})}
+    )
+    shutil.copytree(evaluated.folder.path, tmp_path / "run")
+    run, notes = Started(settings, RunFolder(tmp_path / "run"), evaluated.uri), Noting()
+    run.evaluate(console=notes)
+    found = read(run, "examples")
+    assert (found["num"], found["num_right"]) == (4, 3)
+    assert [row["right"] for row in found["rows"]] == [True, True, False, True]
+    assert [row["answered"] for row in found["rows"]] == answers["labels"]
+    wrong = f"must.jsonl row 2, step 0: expected {expected[2][0]}, answered {answers['labels'][2][0]}"
+    assert f"examples: 3 of 4 right; {wrong}" in notes.notes
+    page = report.write(run.folder, settings).read_text("utf8")
+    assert "3 of 4 rows that must come out right do." in page
+    assert wrong in page
+
+
+def test_without_examples_none_are_counted(evaluated: Started) -> None:
+    assert read(evaluated, "examples") == {"num": 0, "num_right": 0, "rows": []}

@@ -7,13 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from components import bundles
-from components.errors import DataError, ModelError, StorageError
+from components.errors import BusyError, DataError, Interrupted, ModelError, StorageError
+from components.evaluation import new_rows
 from pipeline.backends.packages import Packaging
+from pipeline.backends.parts import Parts
+from pipeline.backends.pools import Begun
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
-from pipeline.stages.predict import predict
-from tests.pipeline.conftest import InProcess
+from pipeline.stages.predict import Options, predict
+from tests.pipeline.conftest import InProcess, Noting
 
 ROWS = [[[0, 1]], [[2, 3], [0, 0], [1, 1]], [[5, 5], [1, 0]]]
 
@@ -43,8 +46,11 @@ def answered(model, data, out, *, uri="sqlite:////nowhere/mlflow.db", **options)
         out=out,
         tracking_uri=uri,
         cluster=InProcess(),
-        console=Console(level=-1),
-        **options,
+        pool=options.pop("pool", InProcess()),
+        console=options.pop("console", Console(level=-1)),
+        restart=options.pop("restart", False),
+        scratch=options.pop("scratch", None),
+        options=Options(**options),
     )
 
 
@@ -56,6 +62,8 @@ def test_a_run_folder_answers_as_its_bundle_does(run, data, tmp_path):
         "rows": 3,
         "out": str(out),
         "digest": bundles.describe(run / "bundle")["digest"],
+        "bad_rows": 0,
+        "rejected": None,
     }
     table = pq.read_table(out)
     expected = bundles.open(run / "bundle").predict({"frames": ROWS})
@@ -104,6 +112,95 @@ def test_a_bad_row_is_named_and_an_older_file_stays(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "rows.parquet"]
 
 
+def test_bad_rows_may_be_dropped_into_a_file_of_their_own(run, tmp_path):
+    out = tmp_path / "out.parquet"
+    data = write(tmp_path / "rows.parquet", [ROWS[0], [], ROWS[1]], id=["a", "b", "c"])
+    summary = answered(run, data, out, on_bad_row="drop")
+    assert (summary["rows"], summary["bad_rows"]) == (3, 1)
+    table = pq.read_table(out)
+    assert table.schema.names == ["id", "labels", "probabilities", "problem"]
+    assert [row is None for row in table["labels"].to_pylist()] == [False, True, False]
+    rejected = tmp_path / "out.rejected.parquet"
+    assert summary["rejected"] == str(rejected)
+    assert pq.read_table(rejected).to_pylist() == [
+        {
+            "id": "b",
+            "problem": "column frames: empty sequence, expected at least 1 step",
+            "file": "rows.parquet",
+            "row": 1,
+            "line": None,
+        }
+    ]
+    # What an earlier run listed no longer counts.
+    answered(run, write(data, ROWS), out, on_bad_row="drop")
+    assert not rejected.exists()
+
+
+def test_bad_rows_of_all_chunks_are_named_together(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(new_rows, "CHUNK_ROWS", 1)
+    data = write(tmp_path / "rows.parquet", [[], *ROWS, []])
+    with pytest.raises(DataError) as caught:
+        answered(run, data, tmp_path / "out.parquet")
+    assert [problem.row for problem in caught.value.problems] == [0, 4]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+class Power(InProcess):
+    """Goes away after some chunks."""
+
+    def __init__(self, chunks: int) -> None:
+        self.chunks, self.begun = chunks, 0
+
+    def share(self, function, jobs, kwargs, *, processes):
+        for event in super().share(function, jobs, kwargs, processes=processes):
+            self.begun += isinstance(event, Begun)
+            if self.begun > self.chunks:
+                raise Interrupted("Ctrl-C")
+            yield event
+
+
+@pytest.fixture
+def stopped(run, data, tmp_path, monkeypatch):
+    """An output of which two of three rows are there."""
+    monkeypatch.setattr(new_rows, "CHUNK_ROWS", 1)
+    out = tmp_path / "out.parquet"
+    with pytest.raises(Interrupted):
+        answered(run, data, out, pool=Power(2))
+    assert not out.exists()
+    return out
+
+
+def test_what_was_stopped_goes_on(run, data, stopped):
+    pool, console = Power(9), Noting()
+    answered(run, data, stopped, pool=pool, console=console)
+    assert pool.begun == 1
+    assert "Going on: 2 rows were answered before." in console.notes
+    whole = stopped.with_name("whole.parquet")
+    answered(run, data, whole)
+    assert pq.read_table(stopped).equals(pq.read_table(whole))
+    assert sorted(path.name for path in stopped.parent.iterdir() if path.is_dir()) == []
+
+
+@pytest.mark.parametrize("what", ["options", "files", "restart"])
+def test_what_was_stopped_begins_anew_when_something_changed(run, data, stopped, what):
+    pool, console, options = Power(9), Noting(), {}
+    if what == "options":
+        options["n_best"] = 1
+    elif what == "restart":
+        options["restart"] = True
+    else:
+        write(data, list(reversed(ROWS)), id=["w3", "w2", "w1"])
+    answered(run, data, stopped, pool=pool, console=console, **options)
+    assert pool.begun == 3
+    assert any(f"the {what} changed since" in note for note in console.notes) == (what != "restart")
+
+
+def test_two_commands_do_not_write_one_file(run, data, tmp_path):
+    out = tmp_path / "out.parquet"
+    with Parts(out).held({}), pytest.raises(BusyError, match="Another process is writing"):
+        answered(run, data, out)
+
+
 def test_no_rows_are_refused(run, tmp_path):
     with pytest.raises(DataError, match="no rows"):
         answered(run, write(tmp_path / "rows.parquet", []), tmp_path / "out.parquet")
@@ -136,7 +233,7 @@ def test_more_best_labels_than_there_are_is_refused(run, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_alias_is_resolved_once_and_the_number_is_kept(run, data, tmp_path):
+def test_an_alias_is_resolved_once_and_the_number_is_kept(run, data, tmp_path, monkeypatch):
     store = Store(f"sqlite:///{tmp_path}/mlflow.db")
     registry = Registry(store)
     about = bundles.describe(run / "bundle")
@@ -153,6 +250,15 @@ def test_an_alias_is_resolved_once_and_the_number_is_kept(run, data, tmp_path):
     assert table.schema.metadata[b"recurra.model"] == b"models:/words/1"
     assert table["labels"].to_pylist() == bundles.open(run / "bundle").predict({"frames": ROWS})["labels"]
     assert not list(tmp_path.glob(".bundle-*"))
+    monkeypatch.setattr(new_rows, "CHUNK_ROWS", 1)
+    with pytest.raises(Interrupted):
+        answered("models:/words@champion", data, out, uri=store.uri, pool=Power(1))
+    registry.create("words", model_id=model, tags={}, run=ids["run"], key="run-2")
+    registry.point("words", "champion", 2)
+    pool, console = Power(9), Noting()
+    again = answered("models:/words@champion", data, out, uri=store.uri, pool=pool, console=console)
+    assert (again["model"], pool.begun) == ("models:/words/1", 2)
+    assert any("is models:/words/2 now" in note for note in console.notes)
 
 
 def test_importing_this_module_imports_nothing_slow(root):

@@ -457,3 +457,63 @@ def test_vectors_that_cannot_be_used_leave_nothing(make_settings: MakeSettings, 
     with pytest.raises(DataError, match="line 2: 1 numbers, expected 2") as caught:
         check_vectors(settings, whole=True)
     assert caught.value.exit_code == 2
+
+
+def test_the_columns_of_slices_and_groups_come_through_as_text(make_settings: MakeSettings, tmp_path: Path):
+    who = [f"s{row % 3}" for row in range(12)]
+    sizes = [None if row == 4 else row / 2 for row in range(12)]
+    asked = {"slices": [{"column": "size"}], "groups": "who"}
+    found = run(make_settings(rows(who=who, size=sizes), evaluate=asked), tmp_path).data
+    assert json.loads((found / "manifest.json").read_text("utf8"))["kept"] == ["size", "who"]
+    for split in ("train", "valid", "test"):
+        for row in pq.read_table(found / split).to_pylist():
+            place = int(row["id"].removeprefix("r"))
+            assert row["k1"] == who[place]
+            assert row["k0"] == (None if place == 4 else f"{sizes[place]:g}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"slices": [{"column": "folds"}]},
+            "column folds: no such column; the file has id, frames, label, fold",
+        ),
+        ({"slices": [{"column": "folds"}]}, "did you mean 'fold'?"),
+        ({"groups": "who"}, "row 3, column who: missing"),
+    ],
+)
+def test_columns_of_slices_and_groups_that_cannot_serve_are_named(
+    make_settings: MakeSettings, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    who = [None if row == 3 else "a" for row in range(12)]
+    assert said in refused(make_settings(rows(who=who), evaluate=changes), tmp_path)
+
+
+def test_of_steps_a_kept_column_has_one_value_for_each_sequence(make_settings: MakeSettings, tmp_path: Path):
+    table = {
+        "id": [f"r{row // 2}" for row in range(24)],
+        "t": [row % 2 for row in range(24)],
+        "frames": [float(row) for row in range(24)],
+        "label": ["ab"[row // 2 % 2] for row in range(24)],
+        "fold": [row // 2 % 4 for row in range(24)],
+        "who": [f"s{row // 4}" for row in range(24)],
+        "room": [str(row) for row in range(24)],
+    }
+    steps = {"data__layout": "step", "data__order": "t"}
+    asked = {"slices": [{"column": "who"}]}
+    found = run(make_settings(table, evaluate=asked, **steps), tmp_path).data
+    kept = {row["id"]: row["k0"] for row in pq.read_table(found / "train").to_pylist()}
+    assert kept["r2"] == "s1"
+    asked = {"slices": [{"column": "room"}]}
+    assert "the room is '0' at step 0 and '1' at step 1" in refused(
+        make_settings(table, evaluate=asked, **steps), tmp_path
+    )
+
+
+def test_examples_with_a_label_that_no_row_has_stop_everything(make_settings: MakeSettings, tmp_path: Path):
+    file = tmp_path / "must.jsonl"
+    file.write_text('{"id": "e", "frames": [[1.0, 2.0]], "label": "c"}\n', "utf8")
+    said = refused(make_settings(evaluate={"examples": str(file)}), tmp_path)
+    assert "must.jsonl" in said
+    assert "received the label 'c', which no row of the data has" in said

@@ -158,12 +158,18 @@ def finished_run(tmp_path):
     return make
 
 
-def registered(run, uri, *, patience=60.0, cluster=None, **changes):
+def registered(run, uri, *, patience=60.0, cluster=None, override=None, **changes):
     """What the stage says of a finished run."""
     cluster = cluster or InProcess()
     settings = Settings.model_validate(wanted(**changes))
     with tracking.open_run(uri, folder=run, settings=settings, patience=patience) as tracker:
-        return register(settings, folder=run, cluster=cluster, tracker=tracker, console=Console(level=-1))
+        around = {"cluster": cluster, "tracker": tracker, "console": Console(level=-1), "override": override}
+        return register(settings, folder=run, **around)
+
+
+def verdict_of(run):
+    """The verdict that the stage left."""
+    return json.loads((run.evaluation / "verdict.json").read_text("utf8"))
 
 
 def in_process(run, uri, root):
@@ -191,6 +197,11 @@ def test_the_first_model_above_its_floor_is_promoted_with_all_it_carries(tmp_pat
     assert version.tags["recurra.run_id"] == run.run_id
     assert version.tags["recurra.bundle_digest"] == bundles.describe(run.bundle)["digest"]
     assert {"recurra.data_digest", "recurra.settings_hash", "recurra.code_version"} <= version.tags.keys()
+    assert version.tags["recurra.outcome"] == "first"
+    table = json.loads(version.tags["recurra.verdict"])
+    assert [rule["rule"] for rule in table["rules"]] == ["number", "floor: accuracy", "champion"]
+    assert table["rules"][1]["asked"] == "at least 0.5"
+    assert version.tags["recurra.override"] == ""
     (model,) = (tmp_path / "mlartifacts" / "shapes" / "models").iterdir()
     files = {path.name for path in (model / "artifacts").iterdir()}
     assert {"MLmodel", "pyfunc_model.py", "artifacts", "requirements.txt", "input_example.json"} <= files
@@ -228,10 +239,15 @@ def test_a_report_stands_beside_the_model(tmp_path, uri, finished_run):
 @pytest.mark.slow
 def test_the_alias_moves_only_to_a_model_that_is_surely_better(uri, finished_run):
     first = registered(finished_run("fair"), uri)
-    same = registered(finished_run("fair"), uri)
+    same_run = finished_run("fair")
+    same = registered(same_run, uri)
     worse = registered(finished_run("poor"), uri)
     assert [each["verdict"] for each in (first, same, worse)] == ["promoted", "kept", "kept"]
     assert "tie" in " ".join(same["reasons"])
+    assert verdict_of(same_run)["outcome"] == "not better"
+    (note,) = verdict_of(same_run)["notes"]
+    assert note.startswith("Version 1, the champion, scored accuracy 0.6")
+    assert note.endswith("on the test rows of now.")
     assert same["model"]["aliases"] == []
     assert aliases(uri) == {"champion": 1}
     better_run = finished_run()
@@ -264,14 +280,41 @@ def test_a_missed_floor_registers_nothing_but_is_told(uri, finished_run):
     assert mlflow_run.data.tags["verdict"] == "rejected"
     files = client.list_artifacts(mlflow_run.info.run_id, "evaluation")
     assert {file.path for file in files} == {"evaluation/metrics.json", "evaluation/verdict.json"}
+    overridden = registered(run, uri, gate={"floors": {"accuracy": 0.99}}, override="Better than none.")
+    assert (overridden["verdict"], overridden["model"]["aliases"]) == ("promoted", ["champion"])
+    stored = verdict_of(run)
+    assert (stored["overridden"], stored["gate_decision"]) == (True, "rejected")
+    assert stored["gate_reasons"] == summary["reasons"]
+    (change,) = ledger.read(run.storage)
+    assert change["why"].startswith("Promoted by an override: Better than none. accuracy 0.2")
+    tags = Registry(Store(uri)).resolve("models:/shapes@champion").tags
+    assert (tags["verdict"], tags["recurra.override"]) == ("promoted", "Better than none.")
+    assert json.loads(tags["recurra.verdict"])["overridden"] is True
+    assert client.get_run(mlflow_run.info.run_id).data.tags["override"] == "Better than none."
+
+
+def test_a_model_whose_scores_are_no_numbers_is_rejected_even_with_an_override(uri, finished_run):
+    run = finished_run()
+    path = run.evaluation / "predictions.parquet"
+    table = pq.read_table(path)
+    spoilt = pa.array([float("nan")] * NUM_ROWS)
+    pq.write_table(table.set_column(table.schema.get_field_index("loss"), "loss", spoilt), path)
+    summary = registered(run, uri, override="So be it.")
+    assert (summary["verdict"], summary["model"]) == ("rejected", None)
+    assert verdict_of(run)["outcome"] == "not a number"
+    assert "The override has no effect" in verdict_of(run)["notes"][0]
+    assert Registry(Store(uri)).versions("shapes") == []
 
 
 @pytest.mark.slow
 def test_a_champion_that_cannot_be_compared_is_kept_and_the_reason_told(tmp_path, uri, finished_run):
     registered(finished_run("fair"), uri)
-    other_labels = registered(finished_run(labels=("a", "b", "z")), uri)
+    labelled = finished_run(labels=("a", "b", "z"))
+    other_labels = registered(labelled, uri)
     assert other_labels["verdict"] == "kept"
     assert "it lacks 'z' and it also has 'c'" in other_labels["reasons"][-1]
+    assert verdict_of(labelled)["outcome"] == "not comparable"
+    assert "recurra promote NAME VERSION --why TEXT" in verdict_of(labelled)["hint"]
     other_inputs = registered(finished_run(column="frames"), uri)
     assert other_inputs["verdict"] == "kept"
     assert "x with 3 features" in other_inputs["reasons"][-1]
@@ -280,10 +323,17 @@ def test_a_champion_that_cannot_be_compared_is_kept_and_the_reason_told(tmp_path
     for model in (tmp_path / "mlartifacts" / "shapes" / "models").iterdir():
         if digest in (model / "artifacts" / "MLmodel").read_text("utf8"):
             shutil.rmtree(model / "artifacts" / "artifacts")
-    gone = registered(finished_run(), uri)
+    last = finished_run()
+    gone = registered(last, uri)
     assert gone["verdict"] == "kept"
     assert "not there" in gone["reasons"][-1]
+    assert "Put the champion's files back" in verdict_of(last)["hint"]
     assert aliases(uri) == {"champion": 1}
+    # The same run again, overridden: its version is promoted, and no second one made.
+    overridden = registered(last, uri, override="The old files are lost.")
+    assert overridden["verdict"] == "promoted"
+    assert overridden["model"]["version"] == gone["model"]["version"]
+    assert aliases(uri) == {"champion": gone["model"]["version"], "previous": 1}
 
 
 @pytest.mark.slow
@@ -308,6 +358,8 @@ def test_a_model_that_answers_otherwise_than_it_was_evaluated_gets_no_alias(uri,
     )
     with pytest.raises(ModelError, match="does not answer as the evaluation did: probability of row 0"):
         registered(run, uri)
+    with pytest.raises(ModelError, match="does not answer as the evaluation did"):
+        registered(run, uri, gate={"floors": {"accuracy": 0.99}}, override="Not even so.")
     assert aliases(uri) == {}
     assert Registry(Store(uri)).versions("shapes")[0].tags["verdict"] == "unproven"
     assert ledger.read(run.storage) == []
@@ -344,11 +396,15 @@ def test_a_promotion_cut_short_after_the_alias_was_set_still_enters_the_ledger(u
     registered(finished_run("fair"), uri)
     run = finished_run()
     assert registered(run, uri)["verdict"] == "promoted"
-    path = run.storage / ledger.LEDGER
-    path.write_text(path.read_text("utf8").splitlines(keepends=True)[0], "utf8")
+    key, _ = ledger.tag(ledger.read(run.storage)[-1])
+    Store(uri).call(lambda client: client.delete_registered_model_tag("shapes", key))
     again = registered(run, uri)
     assert again["verdict"] == "promoted"
-    assert [(change["from"], change["to"]) for change in ledger.read(run.storage)] == [(None, 1), (1, 2)]
+    expected = [(None, 1), (1, 2)]
+    assert [(change["from"], change["to"]) for change in ledger.read(run.storage)] == expected
+    assert models("shapes", storage=run.storage.parent, tracking_uri=uri)["ledger"] == ledger.read(
+        run.storage
+    )
     assert registered(run, uri) == again
     assert len(ledger.read(run.storage)) == 2
 

@@ -1,0 +1,74 @@
+import pytest
+
+from components.errors import BusyError, DataError, ModelError
+from pipeline.console import Console
+from pipeline.jobs.protocol import Limits
+from pipeline.jobs.serve import Options, read_token, serve
+
+OPTIONS = {
+    "host": "127.0.0.1",
+    "port": 0,
+    "token": None,
+    "hosts": (),
+    "replicas": 1,
+    "batch_wait": 0.002,
+    "max_batch_rows": 256,
+    "limits": Limits(),
+    "follow": False,
+    "poll": 15.0,
+    "grace": 30.0,
+}
+
+
+class NoCluster:
+    address = None
+
+
+def begin(model, tmp_path, **options):
+    serve(
+        str(model),
+        options=Options(**{**OPTIONS, **options}),
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        cluster=NoCluster(),
+        scratch=None,
+        console=Console(level=-1),
+    )
+
+
+def test_a_host_that_others_reach_needs_a_token(tmp_path):
+    with pytest.raises(DataError, match="there is no token"):
+        begin(tmp_path, tmp_path, host="0.0.0.0")
+
+
+def test_a_port_that_is_taken_is_told_before_a_model_is_looked_for(tmp_path):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BusyError, match=f"127.0.0.1:{port} cannot be used"):
+            begin(tmp_path, tmp_path, port=port)
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ModelError, match="There is no model in"):
+        begin(tmp_path, tmp_path)
+    with pytest.raises(ModelError, match="no registered model"):
+        begin("models:/m@champion", tmp_path)
+    with pytest.raises(ModelError, match="expected models:/name@alias"):
+        begin("models:m", tmp_path)
+
+
+def test_following_needs_an_alias(tmp_path):
+    with pytest.raises(ModelError, match="needs an alias"):
+        begin("models:/m/3", tmp_path, follow=True)
+
+
+def test_a_token_has_a_length_and_a_file(tmp_path):
+    path = tmp_path / "token"
+    with pytest.raises(DataError, match="cannot be read"):
+        read_token(path)
+    path.write_text("short\n")
+    with pytest.raises(DataError, match="fewer than 16"):
+        read_token(path)
+    path.write_text(" 0123456789abcdef\n")
+    assert read_token(path) == "0123456789abcdef"

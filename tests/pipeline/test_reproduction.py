@@ -1,0 +1,141 @@
+import copy
+
+import pytest
+
+from components.errors import ModelError
+from conf.schema import Settings
+from pipeline import reproduction
+from pipeline.console import Console
+from pipeline.reproduction import Difference, Figure, differences, exit_code
+
+LINEAGE = {
+    "splits": {
+        split: {"rows": 10, "steps": 30, "digest": digest * 64}
+        for split, digest in (("train", "a"), ("valid", "b"), ("test", "c"))
+    },
+    "encoding": "e" * 64,
+    "code": "0.1.0+0123456789ab",
+    "versions": {"python": "3.11.9", "recurra": "0.1.0", "tensorflow": "2.21.0"},
+    "machine": "x86_64",
+    "kernel": "cuDNN",
+    "epochs": 3,
+}
+
+
+def changed(**changes):
+    return {**copy.deepcopy(LINEAGE), **changes}
+
+
+def settings(**changes):
+    return Settings.model_validate(
+        {
+            "name": "words",
+            "task": "labelling",
+            "data": {
+                "path": "/data/words.parquet",
+                "inputs": [{"column": "frames"}],
+                "target": {"column": "labels"},
+                "split": {"by": "hash", "valid": 0.1, "test": 0.1},
+            },
+            **changes,
+        }
+    )
+
+
+def test_the_same_lineage_has_no_differences():
+    assert differences(LINEAGE, changed()) == []
+
+
+def test_differences_come_with_the_likeliest_cause_first():
+    now = changed(
+        code="0.2.0+ba9876543210",
+        encoding="f" * 64,
+        versions={"python": "3.11.9", "recurra": "0.2.0", "tensorflow": "2.22.0"},
+        kernel="loops",
+    )
+    now["splits"]["train"] = {"rows": 11, "steps": 31, "digest": "d" * 64}
+    assert differences(LINEAGE, now) == [
+        Difference(
+            "data",
+            "train rows",
+            f"10 rows, 30 steps, digest {'a' * 12}",
+            f"11 rows, 31 steps, digest {'d' * 12}",
+        ),
+        Difference("encoding", "scales and vocabulary", "e" * 64, "f" * 64),
+        Difference("code", "recurra", "0.1.0+0123456789ab", "0.2.0+ba9876543210"),
+        Difference("library", "tensorflow", "2.21.0", "2.22.0"),
+        Difference("machine", "recurrence computed by", "cuDNN", "loops"),
+    ]
+
+
+def test_what_an_earlier_release_did_not_record_is_passed_over():
+    assert differences({}, LINEAGE) == []
+
+
+def test_a_kernel_is_not_compared_before_training():
+    assert differences(LINEAGE, changed(kernel="")) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "within"),
+    [(0.5, 0.5, True), (0.5, 0.5 + 5e-7, True), (0.5, 0.6, False), (None, None, True), (0.5, None, False)],
+)
+def test_a_figure_is_within_the_tolerance_or_not(before, now, within):
+    assert reproduction._figure("test accuracy", before, now, 1e-6).within is within
+
+
+def conclude(found, figures, lineage=LINEAGE):
+    record = reproduction._Record(settings(), lineage, [], {})
+    return reproduction._reasons(found, figures, record, tolerance=1e-6)
+
+
+def test_the_reasons_name_what_changed_and_what_it_did():
+    good, bad = Figure("test loss", 1.0, 1.0, 0.0, True), Figure("test accuracy", 0.9, 0.8, 0.1, False)
+    code = Difference("code", "recurra", "a", "b")
+    assert conclude([code], [good]) == [
+        "All 1 figures agree to 1e-06.",
+        "Changed since: the code; it changed nothing here.",
+    ]
+    assert conclude([code], [good, bad]) == [
+        "1 of 2 figures differ by more than 1e-06.",
+        "Changed since: the code; the likely cause is the first.",
+    ]
+    assert "adds numbers up" in conclude([], [bad])[1]
+    assert "earlier release" in conclude([], [good], lineage={})[1]
+
+
+def test_exit_codes_tell_other_data_from_a_missed_tolerance():
+    assert exit_code({"verdict": "reproduced", "figures": []}) == 0
+    assert exit_code({"verdict": "not reproduced", "figures": []}) == 2
+    assert exit_code({"verdict": "not reproduced", "figures": [{}]}) == 4
+
+
+class Carrying:
+    """A version and the files it carries, as far as they are asked for."""
+
+    uri = "models:/words/1"
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "files", "said"), [("asha", {}, "does not carry"), ("pbt", {"best.yaml": ""}, "pbt")]
+)
+def test_a_search_without_its_result_or_with_copied_weights_cannot_be_repeated(scheduler, files, said):
+    space = {"train.learning_rate": {"loguniform": [1e-4, 1e-2]}}
+    searching = settings(tune={"trials": 4, "scheduler": scheduler, "space": space})
+    with pytest.raises(ModelError, match=said):
+        reproduction._tuned(searching, files, Carrying())  # type: ignore[arg-type]
+
+
+def test_the_tables_and_the_verdict_are_shown(capsys):
+    found = {
+        "model": "models:/words/1",
+        "verdict": "not reproduced",
+        "reasons": ["1 of 1 figures differ by more than 1e-06."],
+        "differences": [{"kind": "code", "what": "recurra", "recorded": "a", "now": "b"}],
+        "figures": [{"what": "test loss", "recorded": 1.0, "now": None, "difference": None, "within": False}],
+    }
+    reproduction.show(found, console=Console())
+    out, err = capsys.readouterr()
+    assert out == "models:/words/1: not reproduced\n  1 of 1 figures differ by more than 1e-06.\n"
+    assert "test loss" in err
+    assert "recurra" in err
