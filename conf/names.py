@@ -15,6 +15,7 @@ SYNONYMS = {
     "gpus": "devices",
     "decay": "schedule",
     "rnn": "cell",
+    "registration": "register",
 }
 
 

@@ -1,6 +1,7 @@
 """`recurra serve` as a process of its own, asked over HTTP by many at once."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -125,17 +126,23 @@ def test_a_replica_that_is_killed_is_replaced(finished: Finished) -> None:
     rows = rows_of(place)[:5]
     with serving(place, "--replicas", "2") as (url, process):
         before, _ = ask(url, rows)
-        (line,) = _workers(process.pid)[:1]
-        subprocess.run(["kill", "-9", line], check=True)
+        os.kill(_replicas(process.pid)[0], signal.SIGKILL)
         with ThreadPoolExecutor(4) as clients:
             after = list(clients.map(lambda _: ask(url, rows)[0], range(12)))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-    assert all(found == before for found in after)
+    assert all(same(*pair) for found in after for pair in zip(found, before, strict=True))
 
 
-def _workers(driver: int) -> list[str]:
-    """Processes of the driver's Ray that hold a model."""
-    listed = subprocess.run(["ps", "-eo", "pid,sess,args"], capture_output=True, text=True, check=True).stdout
-    del driver
-    return [line.split()[0] for line in listed.splitlines() if "ray::_Host" in line][-2:]
+def _replicas(server: int) -> list[int]:
+    """The processes under a server that hold its model."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    lines = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    parents = {int(pid): int(parent) for pid, parent, _ in lines}
+
+    def is_under(pid: int) -> bool:
+        while pid not in (0, server):
+            pid = parents.get(pid, 0)
+        return pid == server
+
+    return [int(pid) for pid, _, name in lines if name.startswith("ray::_Host") and is_under(int(pid))]
