@@ -72,6 +72,7 @@ def write(
             "layout": dict(layout or {}),
             "not_stepwise": not_stepwise,
             "epoch": epoch,
+            "temperature": 1.0,
             "metrics": dict(metrics),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {
@@ -85,6 +86,23 @@ def write(
         if folder.exists():
             os.rename(folder, Path(scratch) / "replaced")
         os.rename(fresh, folder)
+    return about["digest"]
+
+
+def set_temperature(folder: Path, temperature: float) -> str:
+    """Let a bundle divide its logits by this before it answers; its new digest.
+
+    `metrics` in it stay those of training, which knows no temperature.
+
+    Raises:
+        ModelError: there is no bundle, or its files are not those that were written.
+    """
+    about = {**describe(folder), "temperature": temperature}
+    about["digest"] = seals.digest(about)
+    # Beside the bundle: a file more in it would break its seal.
+    temporary = folder.parent / f".{folder.name}-{os.getpid()}.json"
+    temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False), "utf8")
+    os.replace(temporary, folder / seals.ABOUT)
     return about["digest"]
 
 

@@ -724,6 +724,12 @@ class TrainSettings(Section):
         default=2, ge=1, le=1_000, description="How many of the latest checkpoints are kept."
     )
 
+    temperature_scaling: bool = Field(
+        default=False,
+        description="Whether the frozen model's probabilities are scaled by one temperature, fitted on the "
+        "validation rows, so that they are as sure as they are right.",
+    )
+
     @model_validator(mode="after")
     def _has_effect(self, info: ValidationInfo) -> Self:
         if self.batch_steps is not None and given(self, "batch_size", info):
@@ -1084,6 +1090,12 @@ def _check_loss(train: TrainSettings, model: ModelSettings | None) -> None:
             raise conflict("a CRF has no loss of single steps to weigh", at="class_weights")
         if train.label_smoothing:
             raise conflict("a CRF has no loss of single steps to smooth", at="label_smoothing")
+        if train.temperature_scaling:
+            raise conflict(
+                "the probabilities of a CRF come from whole label sequences and cannot be scaled afterwards",
+                at="temperature_scaling",
+                hint="Leave temperature_scaling out, or leave out model.crf.",
+            )
 
 
 def _check_stretches(train: TrainSettings, task: str | None, model: ModelSettings | None) -> None:

@@ -68,6 +68,7 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "state": state,
         "state_sentence": sentence,
         "unseen": (details.get("unseen") or {}).get("sentence", ""),
+        "calibration": (details.get("calibration") or {}).get("sentence", ""),
         "valid": metrics.get("valid", {}),
         "test": metrics.get("test"),
         "confidence": settings.gate.confidence,

@@ -11,7 +11,7 @@ independent of each other; without it all are.
 Letters: S all steps, U units, n sequences, C classes.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,13 +23,15 @@ import pyarrow.parquet as pq
 from components.data.batches import SequenceSet
 from components.evaluation.properties import group_codes
 from components.metrics import Sums, count
-from components.served.predictor import Predictor
+from components.served.predictor import Predictor, Unscaled
 
 # Of one part.
 MAX_STEPS = 1 << 17
 MAX_PROBABILITIES = 1 << 24
 
 LabelSequences = frozenset[bytes]
+# Gets what the network said of each part before the temperature, and the true classes of its units.
+Observer = Callable[[Unscaled, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,14 @@ def predict_parts(
     labels: Sequence[str],
     split: str,
     seen: LabelSequences | None = None,
+    observe: Observer | None = None,
 ) -> Iterator[pa.Table]:
-    """What `predict` says, part by part; at least one part."""
+    """What `predict` says, part by part; at least one part.
+
+    `observe` is called with each part, in the order of `sequences`; classes are the predictor's.
+    """
     for start, stop in _cuts(sequences, num_classes=len(labels)):
-        yield _part(predictor, sequences, start, stop, labels=labels, split=split, seen=seen)
+        yield _part(predictor, sequences, start, stop, labels=labels, split=split, seen=seen, observe=observe)
 
 
 def gather(parts: Sequence[pa.Table]) -> pa.Table:
@@ -151,14 +157,18 @@ def _part(
     labels: Sequence[str],
     split: str,
     seen: LabelSequences | None,
+    observe: Observer | None,
 ) -> pa.Table:
     lengths = sequences.lengths[start:stop]
     steps = slice(int(sequences.offsets[start]), int(sequences.offsets[stop]))
     units = steps if sequences.per_step else slice(start, stop)
     truth = sequences.y[units]
-    said = predictor.predict_encoded(sequences.x[steps], lengths)
+    unscaled = predictor.unscaled(sequences.x[steps], lengths)
+    said = unscaled.at(predictor.temperature)
     place = {label: index for index, label in enumerate(predictor.encoding.labels)}
     as_predicted = np.array([place[label] for label in labels], np.int64)
+    if observe is not None:
+        observe(unscaled, as_predicted[truth])
     losses = -said.log_probabilities[np.arange(len(truth)), as_predicted[truth]].astype(np.float64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     per_step = sequences.per_step

@@ -1,7 +1,7 @@
 """A frozen model and its encoding, answering raw rows.
 
     bundle/
-      bundle.json      what it is, and the SHA-256 of every other file
+      bundle.json      what it is, its temperature, and the SHA-256 of every other file
       encoding.json    raw rows to numbers, classes to labels
       model/           SavedModel: (x (B, T, W), length (B,)) to log probabilities and classes
       code/            a copy of this package, so that the bundle needs nothing else
@@ -22,7 +22,8 @@ from .encoding import Encoding, InputEncoding
 from .numbers import NumericEncoding, flatten_rows, row_numbers
 from .seals import verify
 from .symbols import TokenEncoding, as_text, flatten_texts
-from .windows import Windows, windows
+from .temperatures import scaled
+from .windows import Windows, shares, windows
 
 MAX_BATCH_STEPS = 1 << 14
 MAX_BATCH_ROWS = 1 << 11
@@ -43,6 +44,23 @@ class Said:
         return np.exp(self.log_probabilities[np.arange(len(self.best)), self.best].astype(np.float64))
 
 
+@dataclass(frozen=True)
+class Unscaled:
+    """What the network itself says: of each step (S, C), each row (n, C), or each window (m, C) of rows."""
+
+    log_probabilities: np.ndarray  # float32
+    best: np.ndarray  # int64
+    cut: Windows | None = None  # a classifier's windows, where some rows have several
+
+    def at(self, temperature: float) -> Said:
+        """What a model with this temperature says. Windows are scaled first, and their mean taken then."""
+        values = scaled(self.log_probabilities, temperature)
+        if self.cut is None:
+            return Said(values, self.best)
+        whole = _mean(values, self.cut)
+        return Said(whole, whole.argmax(axis=1))
+
+
 class Predictor:
     """An opened bundle. Whatever the batches inside, a row's answer is the same to 1e-6."""
 
@@ -56,6 +74,8 @@ class Predictor:
         self.about = verify(folder)
         self.encoding = Encoding.from_json(json.loads((folder / "encoding.json").read_text("utf8")))
         self.id_column: str | None = self.about["id"]
+        # Models from before there were temperatures have none.
+        self.temperature = float(self.about.get("temperature", 1.0))
         self._labels = np.array(self.encoding.labels, object)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
@@ -69,6 +89,11 @@ class Predictor:
     def per_step(self) -> bool:
         """Whether every step has its own label."""
         return self.encoding.task == "labelling"
+
+    @property
+    def is_crf(self) -> bool:
+        """Whether label sequences are scored as wholes."""
+        return "sequences" in self._model.signatures
 
     def predict(self, rows: Any, *, n_best: int = 0, distribution: bool = False) -> dict[str, list[Any]]:
         """One answer per raw row, in the order given, as columns of plain Python values.
@@ -104,7 +129,7 @@ class Predictor:
         Raises:
             ValueError: the model is no CRF, a row is longer than its windows; and whatever `predict` finds.
         """
-        if "sequences" not in self._model.signatures:
+        if not self.is_crf:
             raise ValueError("this model does not score label sequences as wholes: it is no CRF (model.crf)")
         if n < 1:
             raise ValueError(f"n is {n}, expected at least 1")
@@ -163,7 +188,8 @@ class Predictor:
         given = {f"state_{i}": self._tensor(each) for i, each in enumerate(state)}
         length = self._tensor(lengths.astype(np.int32))
         answers = run(x=self._tensor(padded), length=length, **given)
-        log_probabilities, best = answers["log_probabilities"].numpy(), answers["best"].numpy()
+        log_probabilities = scaled(answers["log_probabilities"].numpy(), self.temperature)
+        best = answers["best"].numpy()
         if self.per_step:
             real = np.arange(padded.shape[1]) < lengths[:, np.newaxis]
             log_probabilities, best = log_probabilities[real], best[real]
@@ -181,6 +207,10 @@ class Predictor:
             x: (S, W) float32.
             lengths: steps of each sequence, (n,), at least 1.
         """
+        return self.unscaled(x, lengths).at(self.temperature)
+
+    def unscaled(self, x: np.ndarray, lengths: np.ndarray) -> Unscaled:
+        """What `predict_encoded` says, before the temperature."""
         lengths = np.asarray(lengths, np.int64)
         if len(lengths) and lengths.min() < 1:
             raise ValueError(f"row {int(lengths.argmin())}: empty sequence, expected at least 1 step")
@@ -198,9 +228,8 @@ class Predictor:
             read = np.repeat(np.arange(len(some)), sizes), kept - np.repeat(cut.starts[some], sizes)
             result[kept], best[kept] = output[read], classes[read]
         if self.per_step or len(cut.owners) == len(lengths):
-            return Said(result, best)
-        whole = _mean(result, cut)
-        return Said(whole, whole.argmax(axis=1))
+            return Unscaled(result, best)
+        return Unscaled(result, best, cut)
 
     def decode(
         self,
@@ -294,8 +323,7 @@ def batches(
 def _mean(log_probabilities: np.ndarray, cut: Windows) -> np.ndarray:
     """Of windows (m, C) one answer for each sequence, (n, C) float32."""
     first = np.flatnonzero(np.diff(cut.owners, prepend=-1))
-    share = cut.kept / np.add.reduceat(cut.kept, first)[cut.owners]
-    weighted = log_probabilities.astype(np.float64) + np.log(share)[:, np.newaxis]
+    weighted = log_probabilities.astype(np.float64) + np.log(shares(cut))[:, np.newaxis]
     return np.logaddexp.reduceat(weighted, first, axis=0).astype(np.float32)
 
 

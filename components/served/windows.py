@@ -35,6 +35,11 @@ class Windows:
         return self.kept_stops - self.kept_starts
 
 
+def shares(cut: Windows) -> np.ndarray:
+    """What part of its sequence's steps each window keeps, (m,) float64."""
+    return cut.kept / np.bincount(cut.owners, cut.kept)[cut.owners]
+
+
 def windows(lengths: np.ndarray, max_length: int | None, overlap: int = 0) -> Windows:
     """The windows of sequences, each of at most `max_length` steps; None leaves every sequence whole.
 

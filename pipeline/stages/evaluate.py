@@ -4,7 +4,7 @@ evaluation/
   predictions.parquet   one row per valid and test sequence (drawn in components/evaluation/answers.py)
   metrics.json          {"valid": {...}, "test": {...}}, each metric with _low and _high
   slices.json           {"valid": {"length": [...], ...}, "test": ...} (see components/evaluation/slices.py)
-  details.json          of test: per_class, confusion, reliability, unseen, worst; and `again`
+  details.json          of test: per_class, confusion, reliability, calibration, unseen, worst; and `again`
   examples.json         {"num": 12, "num_right": 11, "rows": [...]}: rows that must come out right
   baselines.json        {"split": "test", "baselines": [...]}
 """
@@ -132,7 +132,7 @@ def evaluate_on_worker(
 
     from components import bundles
     from components.data.batches import SequenceSet
-    from components.evaluation import answers, behaviours, scoring
+    from components.evaluation import answers, behaviours, calibration, scoring
     from components.evaluation.properties import Properties, with_groups
     from components.evaluation.slices import slices
 
@@ -141,10 +141,12 @@ def evaluate_on_worker(
     seen = answers.label_sequences(data / "train") if predictor.per_step else None
     tables: dict[str, pa.Table] = {}
     properties: dict[str, Properties] = {}
+    check = calibration.Check(predictor)
     for split in ("valid", "test"):
         sequences = SequenceSet.open(data / split, predictor.encoding)
         parts = []
-        for part in answers.predict_parts(predictor, sequences, labels=labels, split=split, seen=seen):
+        asked: dict[str, Any] = {"labels": labels, "seen": seen, "observe": check.watching(split, sequences)}
+        for part in answers.predict_parts(predictor, sequences, split=split, **asked):
             parts.append(part)
             yield sum(part["length"].to_pylist())
         table = answers.gather(parts)
@@ -171,7 +173,7 @@ def evaluate_on_worker(
         "reliability": scores["test"].reliability,
         "unseen": scoring.unseen(tables["test"], **terms),
         "worst": _worst(tables["test"], data=data, task=settings.task, labels=labels),
-        "again": {"training": predictor.about["metrics"], "bundle": scores["valid"].metrics},
+        **check.details({split: each.metrics for split, each in scores.items()}),
     }
     write_json(target / EXAMPLES, behaviours.judged(settings, bundle=bundle))
     metrics = {split: each.metrics for split, each in scores.items()}

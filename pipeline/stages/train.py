@@ -11,6 +11,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def train(
     finally:
         folder.stop.unlink(missing_ok=True)
     best = cluster.worker().call(freeze, **job, target=folder.bundle)
+    _tell_temperature(console, best["scaling"])
     _tell_waiting(console, history)
     return _summary(best, history, tracker)
 
@@ -100,6 +102,7 @@ def adopt(
     job = {"settings": settings, "data": folder.data, "checkpoints": folder.checkpoints, "key": key}
     best = cluster.worker().call(freeze, **job, target=folder.bundle)
     console.note(f"Trial {int(trial.name)} is taken as it is: epoch {best['best_epoch']} of {len(history)}.")
+    _tell_temperature(console, best["scaling"])
     return _summary(best, history, tracker)
 
 
@@ -172,7 +175,10 @@ def train_on_worker(
 
 
 def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, target: Path) -> dict[str, Any]:
-    """Export the best epoch with its encoding as a bundle; its epoch and validation scores."""
+    """Export the best epoch with its encoding as a bundle; its epoch and validation scores.
+
+    The scores are at temperature 1; `scaling` says what was fitted, None where the settings ask for nothing.
+    """
     from components import bundles
     from components.data.batches import tables
     from components.networks import models
@@ -207,12 +213,26 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
         layout=_layout(settings),
         not_stepwise=reason,
     )
+    scaling = _scale(target, data) if settings.train.temperature_scaling else None
     kept.clear()
     return {
         "best_epoch": best.state["epoch"],
         "valid": best.state["valid"],
         "parameters": network.num_parameters,
+        "scaling": scaling,
     }
+
+
+def _scale(bundle: Path, data: Path) -> dict[str, Any]:
+    """Fit a bundle's temperature on the validation rows, store it in the bundle, and say what it did."""
+    from components import bundles
+    from components.data.batches import SequenceSet
+    from components.evaluation import calibration
+
+    predictor = bundles.open(bundle)
+    found = calibration.fit(predictor, SequenceSet.open(data / "valid", predictor.encoding))
+    bundles.set_temperature(bundle, found.temperature)
+    return asdict(found)
 
 
 def _progress(
@@ -301,6 +321,19 @@ def _tell_waiting(console: Console, history: Sequence[Mapping[str, Any]]) -> Non
             f"Training waited {waiting_share(history):.0%} of its time for batches: larger ones "
             "(train.batch_size) or faster CPU cores would help more than faster devices."
         )
+
+
+def _tell_temperature(console: Console, scaling: Mapping[str, Any] | None) -> None:
+    """The temperature that was fitted, where one was, and what speaks against it."""
+    if scaling is None:
+        return
+    text = f"temperature {scaling['temperature']:.4f}, fitted on {scaling['num_units']:,} validation answers"
+    if scaling["loss"] is not None:
+        text += f": loss {scaling['loss_before']:.4f} to {scaling['loss']:.4f}"
+    if scaling["doubt"]:
+        console.warn(f"{text}; {scaling['doubt']}")
+    else:
+        console.note(text)
 
 
 def _seconds(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:

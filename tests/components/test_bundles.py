@@ -44,7 +44,7 @@ def test_a_bundle_says_what_it_is(tmp_path):
     assert (about["name"], about["task"], about["epoch"], about["id"]) == ("m", "classification", 2, "key")
     assert about["num_features"] == 1
     assert {"python", "tensorflow", "keras", "numpy"} == about["versions"].keys()
-    code = ("predictor", "encoding", "symbols", "numbers", "windows", "seals")
+    code = ("predictor", "encoding", "symbols", "numbers", "windows", "seals", "temperatures")
     assert {"model/saved_model.pb", "encoding.json", *(f"code/{name}.py" for name in code)} <= set(
         about["files"]
     )
@@ -72,6 +72,22 @@ def test_a_failed_export_leaves_the_old_bundle_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_temperature_is_part_of_what_is_sealed(tmp_path):
+    folder = tmp_path / "bundle"
+    before = write(folder)
+    assert bundles.describe(folder)["temperature"] == 1.0
+    digest = bundles.set_temperature(folder, 1.5)
+    about = bundles.describe(folder)
+    assert (about["temperature"], about["digest"]) == (1.5, digest)
+    assert digest != before
+    assert about["metrics"] == {"loss": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    text = (folder / "bundle.json").read_text("utf8")
+    (folder / "bundle.json").write_text(text.replace('"temperature": 1.5', '"temperature": 1.6'), "utf8")
+    with pytest.raises(ModelError, match=r"bundle\.json was changed after it was written"):
+        bundles.set_temperature(folder, 2.0)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"There is no model in .*: bundle.json is missing") as caught:
         bundles.open(tmp_path)
@@ -89,6 +105,8 @@ def test_a_damaged_bundle_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_code_inside_a_bundle_answers_without_this_project(make_bundle, tmp_path):
     folder = make_bundle(tmp_path / "bundle")
+    plain = bundles.open(folder).predict({"frames": [[[0, 1]], [[2, 3], [0, 0]]]})
+    bundles.set_temperature(folder, 3.0)
     here = bundles.open(folder).predict({"frames": [[[0, 1]], [[2, 3], [0, 0]]]})
     command = [sys.executable, "-I", "-c", STRANGER, str(folder)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -97,4 +115,7 @@ def test_the_code_inside_a_bundle_answers_without_this_project(make_bundle, tmp_
     assert there["labels"] == here["labels"]
     for one, other in zip(there["probabilities"], here["probabilities"], strict=True):
         assert one == pytest.approx(other, abs=1e-6)
+    assert here["labels"] == plain["labels"]
+    for one, other in zip(here["probabilities"], plain["probabilities"], strict=True):
+        assert all(a < b for a, b in zip(one, other, strict=True))
     assert ours == "False"

@@ -266,6 +266,16 @@ def test_the_loss_of_a_crf_is_that_of_whole_sequences(train: dict[str, Any], mes
     assert (problem.key, problem.message) == (f"train.{next(iter(train))}", message)
 
 
+def test_the_probabilities_of_a_crf_have_no_temperature() -> None:
+    mistakes = Mistakes()
+    settings = {**GOOD, "model": {"crf": True}, "train": {"temperature_scaling": True}}
+    assert validate(entry(settings), mistakes) is None
+    (problem,) = mistakes.problems()
+    assert problem.key == "train.temperature_scaling"
+    assert "cannot be scaled afterwards" in problem.message
+    assert "Leave temperature_scaling out" in problem.hint
+
+
 def test_a_weight_that_is_none_is_named_by_its_label() -> None:
     lines = said("train.class_weights", {"a": -1, "b": 2})
     assert "train.class_weights.a: received -1, expected more than 0" in lines

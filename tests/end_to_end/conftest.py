@@ -121,6 +121,10 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, Any]]:
-    """A place in which one run has been done, and what it printed. Tests leave it as it is."""
-    place = furnish(tmp_path_factory.mktemp("finished"))
+    """A place in which one run has been done, and what it printed. Tests leave it as it is.
+
+    Its model has a temperature, so that all that serves it has to apply it.
+    """
+    settings = SETTINGS.replace("epochs: 4,", "epochs: 4, temperature_scaling: true,")
+    place = furnish(tmp_path_factory.mktemp("finished"), settings=settings)
     return place, place.json("run", "words.yaml")

@@ -55,6 +55,8 @@ def test_predict_in_an_empty_folder_repeats_what_evaluate_reported(
     finished: Finished, tmp_path: Path
 ) -> None:
     place, outcome = finished
+    about = json.loads((Path(outcome["run_dir"]) / "bundle" / "bundle.json").read_text("utf8"))
+    assert abs(about["temperature"] - 1.0) > 0.01
     expected = of_test(outcome)
     answers = ask(place, tmp_path / "answers.parquet", "--distribution", cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["answers.parquet"]

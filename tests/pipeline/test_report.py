@@ -51,6 +51,23 @@ def test_the_page_needs_nothing_from_elsewhere(evaluated: Started, folder: RunFo
     assert "<script" not in page
 
 
+def test_what_scaling_would_bring_stands_beside_the_reliability_curve(
+    evaluated: Started, folder: RunFolder
+) -> None:
+    found = json.loads((folder.evaluation / "details.json").read_text("utf8"))["calibration"]
+    page = report.write(folder, evaluated.settings).read_text("utf8")
+    assert found["sentence"].startswith(("Scaling by", "The calibration error is"))
+    assert page.index("Calibration:") < page.index(found["sentence"])
+
+
+def test_a_run_from_before_calibration_was_told_has_a_page(evaluated: Started, folder: RunFolder) -> None:
+    path = folder.evaluation / "details.json"
+    details = json.loads(path.read_text("utf8"))
+    del details["calibration"]
+    path.write_text(json.dumps(details), "utf8")
+    assert "Calibration:" in report.write(folder, evaluated.settings).read_text("utf8")
+
+
 def test_the_verdict_stands_first(evaluated: Started, folder: RunFolder) -> None:
     (folder.evaluation / "verdict.json").write_text(json.dumps(VERDICT), "utf8")
     text = words(report.write(folder, evaluated.settings).read_text("utf8"))

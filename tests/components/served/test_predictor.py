@@ -12,6 +12,7 @@ import pytest
 from components import bundles
 from components.data.batches import SequenceSet
 from components.data.tags import is_legal
+from components.served import seals
 from components.served.encoding import Encoding
 from components.served.numbers import NumericEncoding
 from components.served.predictor import MAX_BATCH_ROWS, MAX_BATCH_STEPS, Predictor, Said, batches
@@ -458,3 +459,68 @@ def test_what_cannot_be_answered_step_after_step_says_why(labeller, make_bundle,
     _, state = predictor.step({"frames": [[[1.0, 2.0]]]})
     with pytest.raises(ValueError, match=r"shapes \[\(1, 4\)\], expected \[\(2, 4\)\]"):
         predictor.step({"frames": [[[1.0, 2.0]], [[3.0, 4.0]]]}, state)
+
+
+def at_temperature(folder, temperature):
+    """The bundle, opened with another temperature; None: without one, as bundles were before."""
+    about = json.loads((folder / "bundle.json").read_text("utf8"))
+    about["temperature"] = temperature
+    if temperature is None:
+        del about["temperature"]
+    about["digest"] = seals.digest(about)
+    (folder / "bundle.json").write_text(json.dumps(about), "utf8")
+    return Predictor(folder)
+
+
+def test_a_temperature_holds_for_every_answer_and_leaves_the_labels(make_bundle, tmp_path):
+    folder = make_bundle(tmp_path / "bundle", model={"bidirectional": False})
+    rows = long_rows(np.random.default_rng(5), 20, longest=6)
+    options = {"n_best": 3, "distribution": True}
+    plain = Predictor(folder).predict({"frames": rows}, **options)
+    predictor = at_temperature(folder, 2.5)
+    scaled = predictor.predict({"frames": rows}, **options)
+    assert scaled["labels"] == plain["labels"]
+    assert scaled["n_best_labels"] == plain["n_best_labels"]
+    for row in range(len(rows)):
+        expected = np.array(plain["distribution"][row]) ** (1 / 2.5)
+        expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(scaled["distribution"][row], expected, atol=1e-6)
+        ranked = np.sort(expected, axis=1)[:, ::-1]
+        np.testing.assert_allclose(scaled["n_best_probabilities"][row], ranked, atol=1e-6)
+        np.testing.assert_allclose(scaled["probabilities"][row], ranked[:, 0], atol=1e-6)
+        stepped, state = [], None
+        for step in rows[row]:
+            answers, state = predictor.step({"frames": [[step]]}, state)
+            stepped += answers["probabilities"][0]
+        np.testing.assert_allclose(stepped, scaled["probabilities"][row], atol=1e-6)
+
+
+def test_windows_of_a_classifier_are_scaled_before_their_mean_is_taken(make_bundle, tmp_path):
+    column = NumericEncoding("frames", 2, "standard", (0.5, 0.5), (2.0, 2.0))
+    encoding = Encoding("classification", (column,), ("a", "b", "c"), max_length=4)
+    folder = make_bundle(tmp_path / "bundle", encoding=encoding)
+    row = np.random.default_rng(6).normal(0, 3, (8, 2))
+    halves = Predictor(folder).predict({"frames": [row[:4], row[4:]]}, distribution=True)["distribution"]
+    roots = np.array(halves) ** (1 / 3)
+    expected = (roots / roots.sum(axis=1, keepdims=True)).mean(axis=0)
+    scaled = at_temperature(folder, 3.0).predict({"frames": [row]}, distribution=True)
+    np.testing.assert_allclose(scaled["distribution"][0], expected, atol=1e-6)
+
+
+def test_under_constraints_a_temperature_leaves_the_best_sequence(make_bundle, tmp_path):
+    column = NumericEncoding("frames", 2, "standard", (0.5, 0.5), (2.0, 2.0))
+    encoding = Encoding("labelling", (column,), ("O", "B-x", "I-x"), scheme="BIO")
+    folder = make_bundle(tmp_path / "bundle", encoding=encoding, model={"constrained": True})
+    rows = long_rows(np.random.default_rng(7), 200, longest=8)
+    plain = Predictor(folder).predict({"frames": rows}, distribution=True)
+    most = [[encoding.labels[at] for at in np.argmax(each, axis=1)] for each in plain["distribution"]]
+    assert most != plain["labels"]
+    assert at_temperature(folder, 0.4).predict({"frames": rows})["labels"] == plain["labels"]
+
+
+def test_a_bundle_without_a_temperature_answers_as_it_did(make_bundle, tmp_path):
+    folder = make_bundle(tmp_path / "bundle")
+    before = Predictor(folder).predict({"frames": LABELLED}, distribution=True)
+    old = at_temperature(folder, None)
+    assert old.temperature == 1.0
+    assert old.predict({"frames": LABELLED}, distribution=True) == before

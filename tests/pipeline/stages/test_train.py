@@ -18,7 +18,7 @@ from pipeline.backends.recorders import Recorder
 from pipeline.console import Console
 from pipeline.stages.search import train_trial, trial_folder
 from pipeline.stages.train import MAX_RESTARTS, _sentence, _tell_waiting, adopt, require_gpu, train_on_worker
-from tests.pipeline.conftest import QUIET, InProcess, Started, lines, start
+from tests.pipeline.conftest import QUIET, InProcess, Noting, Started, lines, start
 
 pytestmark = pytest.mark.slow
 
@@ -237,9 +237,44 @@ def test_what_was_trained_beside_a_gpu_is_frozen_without_its_kernel(
     assert run.evaluate()["metrics"]["test"]["loss"] > 0
 
 
+def test_a_temperature_is_fitted_on_the_validation_rows_and_served(tmp_path: Path) -> None:
+    # Smoothed labels teach a network to be less sure than it is right.
+    run = start(tmp_path, train={"label_smoothing": 0.4, "temperature_scaling": True})
+    console = Noting()
+    summary = run.train(console=console)
+    scaling = summary["scaling"]
+    temperature = bundles.describe(run.folder.bundle)["temperature"]
+    assert temperature == scaling["temperature"] < 0.9
+    (told,) = [note for note in console.notes if note.startswith("temperature")]
+    assert told.startswith(f"temperature {temperature:.4f}, fitted on {scaling['num_units']} validation")
+
+    served = run.evaluate()["metrics"]["valid"]
+    assert served["loss"] == pytest.approx(scaling["loss"], abs=1e-6)
+    assert summary["valid"]["loss"] == pytest.approx(scaling["loss_before"], abs=1e-6)
+    assert served["accuracy"] == pytest.approx(summary["valid"]["accuracy"], abs=1e-9)
+    details = json.loads((run.folder.evaluation / "details.json").read_text("utf8"))
+    for name, value in summary["valid"].items():
+        assert details["again"]["bundle"][name] == pytest.approx(value, abs=1e-6)
+    assert details["calibration"]["temperature_in_use"] == temperature
+    assert details["calibration"]["wanted"]["temperature"] == pytest.approx(temperature, rel=1e-3)
+    assert "fitted on the validation rows" in details["calibration"]["sentence"]
+
+
+def test_a_temperature_fitted_on_few_answers_is_stored_with_a_warning(tmp_path: Path) -> None:
+    rows = lines(60)
+    rows["fold"] = [1] * 5 + [0] * 5 + [2] * 50
+    run = start(tmp_path, rows, train={"epochs": 1, "temperature_scaling": True})
+    console = Noting()
+    summary = run.train(console=console)
+    assert summary["scaling"]["num_units"] < 50
+    assert any("are few to fit it on" in note for note in console.notes)
+    assert bundles.describe(run.folder.bundle)["temperature"] == summary["scaling"]["temperature"]
+
+
 def test_a_trial_that_is_adopted_is_frozen_at_the_epoch_it_was_judged_by(tmp_path: Path) -> None:
     space = {"train.learning_rate": {"loguniform": [0.01, 1.0]}, "model.units": {"choice": [4, 6]}}
-    run = start(tmp_path, model={"units": 5}, train={"epochs": 6, "clip_norm": None}, tune={"space": space})
+    training = {"epochs": 6, "clip_norm": None, "temperature_scaling": True}
+    run = start(tmp_path, model={"units": 5}, train=training, tune={"space": space})
     (run.folder.checkpoints / "step-00000001").mkdir(parents=True)  # of an earlier try
     point, scores = {"train.learning_rate": 0.4, "model.units": 6}, []
 
@@ -261,6 +296,8 @@ def test_a_trial_that_is_adopted_is_frozen_at_the_epoch_it_was_judged_by(tmp_pat
     assert (summary["best_epoch"], summary["epochs"]) == (best + 1, 6)
     assert summary["valid"]["loss"] == losses[best] == scores[-1]
     assert bundles.describe(run.folder.bundle)["metrics"]["loss"] == scores[-1]
-    assert found.evaluate()["metrics"]["valid"]["loss"] == pytest.approx(scores[-1], abs=1e-6)
+    assert summary["scaling"]["loss_before"] == pytest.approx(scores[-1], abs=1e-6)
+    valid = found.evaluate()["metrics"]["valid"]
+    assert valid["loss"] == pytest.approx(summary["scaling"]["loss"], abs=1e-6)
     assert not list(run.folder.checkpoints.glob("step-*"))
     assert (trial / "best").exists()
