@@ -20,8 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.data.batches import SequenceSet
+from components.data.tags import tagging
 from components.metrics import Sums, count
 from components.served.predictor import Predictor
+from components.spans import Tagging
 
 # Of one part.
 MAX_STEPS = 1 << 17
@@ -42,6 +44,7 @@ class Answers:
     lengths: np.ndarray  # (n,) int64, steps of each sequence
     places: np.ndarray  # (n,) int64, orders the sequences whatever the order of the input
     num_classes: int
+    tagging: Tagging | None = None  # what the classes spell, where they are tags of a scheme
 
     def __len__(self) -> int:
         return len(self.units)
@@ -78,6 +81,7 @@ class Answers:
             owners=owners,
             num_owners=num_owners,
             num_classes=self.num_classes,
+            tagging=self.tagging,
         )
 
 
@@ -205,8 +209,8 @@ def label_sequences(folder: Path) -> LabelSequences:
     return frozenset(found)
 
 
-def read(table: pa.Table, *, task: str, labels: Collection[str]) -> Answers:
-    """The table's answers as classes of `labels`.
+def read(table: pa.Table, *, task: str, labels: Sequence[str], scheme: str = "none") -> Answers:
+    """The table's answers as classes of `labels`, which are tags of `scheme` (none, BIO, BIOES).
 
     Raises:
         ValueError: the table holds a label that is not one of them.
@@ -223,6 +227,7 @@ def read(table: pa.Table, *, task: str, labels: Collection[str]) -> Answers:
         lengths=lengths,
         places=table["place"].to_numpy().astype(np.int64),
         num_classes=len(labels),
+        tagging=tagging(labels, scheme),
     )
 
 

@@ -79,6 +79,7 @@ def decide(
     bootstrap: int,
     seed: int = 0,
     comparable: str | None = None,
+    scheme: str = "none",
 ) -> Verdict:
     """The verdict on a new model.
 
@@ -89,9 +90,11 @@ def decide(
         floors: least value on the test rows by metric.
         better_on: the metric on which the champion must be beaten.
         comparable: why the champion cannot be compared; None when it can.
+        scheme: of the tags that the labels are: none, BIO or BIOES.
     """
     challenger = _test_rows(challenger)
-    case = _Case(read(challenger, task=task, labels=labels), task, better_on, confidence, bootstrap, seed)
+    answers = read(challenger, task=task, labels=labels, scheme=scheme)
+    case = _Case(answers, task, better_on, confidence, bootstrap, seed)
     rules = [case.numbers()]
     if rules[0].holds:
         rules += [case.floor(name, least) for name, least in floors.items()]
@@ -106,7 +109,7 @@ def decide(
     if champion is None:
         rule = Rule("champion", True, "This is the first model: there is no champion yet.")
         return _end(case.blank(), "promoted", rules, rule)
-    return case.against(read(champion, task=task, labels=labels), rules)
+    return case.against(read(champion, task=task, labels=labels, scheme=scheme), rules)
 
 
 def _end(blank: Verdict, decision: Decision, rules: Sequence[Rule], last: Rule) -> Verdict:

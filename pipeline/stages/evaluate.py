@@ -4,7 +4,7 @@ evaluation/
   predictions.parquet   one row per valid and test sequence (drawn in components/evaluation/answers.py)
   metrics.json          {"valid": {...}, "test": {...}}, each metric with _low and _high
   slices.json           {"valid": {"length": [...]}, "test": ...}
-  details.json          of test: per_class, confusion, reliability, unseen, worst; and `again`
+  details.json          of test: per_class, confusion, reliability, spans, unseen, worst; and `again`
   baselines.json        {"split": "test", "baselines": [...]}
 """
 
@@ -114,14 +114,16 @@ def evaluate_on_worker(
         "bootstrap": settings.evaluate.bootstrap,
         "confidence": settings.gate.confidence,
     }
-    scores = {split: scoring.score(table, **terms) for split, table in tables.items()}
+    scheme = predictor.encoding.scheme
+    scores = {split: scoring.score(table, scheme=scheme, **terms) for split, table in tables.items()}
     by = settings.evaluate.slices
     slices = {split: scoring.slices(table, by=by, **terms) for split, table in tables.items()}
     details = {
         "per_class": scores["test"].per_class,
         "confusion": scores["test"].confusion,
         "reliability": scores["test"].reliability,
-        "unseen": scoring.unseen(tables["test"], **terms),
+        "spans": scores["test"].spans,
+        "unseen": scoring.unseen(tables["test"], scheme=scheme, **terms),
         "worst": _worst(tables["test"], data=data, task=settings.task, labels=labels),
         "again": {"training": predictor.about["metrics"], "bundle": scores["valid"].metrics},
     }

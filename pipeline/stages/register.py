@@ -120,6 +120,7 @@ class _Registration:
         terms: dict[str, Any] = {
             "task": self.settings.task,
             "labels": self.about["labels"],
+            "scheme": self.settings.data.target.scheme,
             "floors": self.settings.gate.floors,
             "better_on": self.settings.gate.better_on,
             "confidence": self.settings.gate.confidence,
