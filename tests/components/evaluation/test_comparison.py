@@ -154,3 +154,16 @@ def test_every_rule_is_kept_in_order_with_its_numbers(model):
     assert (floor.metric, floor.value, floor.against) == ("accuracy", 0.9, 0.5)
     assert floor.low < 0.9 < floor.high
     assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["decision"] == "promoted"
+
+
+def test_span_f1_can_be_the_metric_of_the_gate_and_a_floor(label_table):
+    terms = {**TERMS, "task": "labelling", "labels": ("B-X", "I-X", "O"), "scheme": "BIO"}
+    terms |= {"better_on": "span_f1", "floors": {"span_f1": 0.5}}
+    truth = [["B-X", "I-X", "O"]] * 200
+    good, bad = label_table(truth, truth), label_table(truth, [["I-X", "I-X", "O"]] * 200)
+    rejected = decide(bad, None, **terms)
+    assert rejected.decision == "rejected"
+    assert "span_f1" in rejected.reasons[0]
+    mixed = label_table(truth, [*truth[:150], *[["I-X", "I-X", "O"]] * 50])
+    assert decide(good, mixed, **terms).decision == "promoted"
+    assert decide(mixed, good, **terms).decision == "kept"
