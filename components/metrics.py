@@ -6,7 +6,8 @@
                          └ n owners       evaluation: one per sequence, resampled by weights
 
 Letters: U units (real steps for labelling, sequences for classification), n sequences, C classes,
-K confidence bins. A field of Sums may carry leading axes, one entry per owner or per resample.
+K confidence bins, T types of spans (none without a tag scheme). A field of Sums may carry leading axes, one
+entry per owner or per resample.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +15,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from components.spans import Reading, Tagging, find
+
 NUM_BINS = 15
 TASKS = ("classification", "labelling")
+# What the names of the counts begin with.
+SPAN_READINGS: Mapping[str, Reading] = {"": "strict", "lenient_": "lenient"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,12 @@ class Sums:
     binned: np.ndarray  # (..., K) units by confidence
     binned_right: np.ndarray  # (..., K)
     binned_confidence: np.ndarray  # (..., K) sum of confidences
+    true_spans: np.ndarray  # (..., T) read strictly, by type
+    said_spans: np.ndarray  # (..., T)
+    right_spans: np.ndarray  # (..., T)
+    lenient_true_spans: np.ndarray  # (..., T)
+    lenient_said_spans: np.ndarray  # (..., T)
+    lenient_right_spans: np.ndarray  # (..., T)
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(*(getattr(self, name) + getattr(other, name) for name in SUMS))
@@ -58,6 +69,7 @@ def count(
     owners: np.ndarray,
     num_owners: int,
     num_classes: int,
+    tagging: Tagging | None = None,
 ) -> Sums:
     """Sums of each owner, with one leading axis.
 
@@ -67,6 +79,7 @@ def count(
         lengths: units of each sequence, (n,), at least 1.
         losses: nats of each sequence, summed over its units, (n,).
         owners: owner of each sequence, (n,), below `num_owners`.
+        tagging: what the classes spell, for counts of spans.
     """
     of_unit = np.repeat(owners, lengths)
     right = (truth == predicted).astype(np.float64)
@@ -93,7 +106,36 @@ def count(
         binned=spread(bins, NUM_BINS),
         binned_right=spread(bins, NUM_BINS, right),
         binned_confidence=spread(bins, NUM_BINS, confidence),
+        **_spans(truth, predicted, lengths=lengths, of_unit=of_unit, num_owners=num_owners, tagging=tagging),
     )
+
+
+def _spans(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    lengths: np.ndarray,
+    of_unit: np.ndarray,
+    num_owners: int,
+    tagging: Tagging | None,
+) -> dict[str, np.ndarray]:
+    """The fields of Sums that count spans, each (num_owners, T)."""
+    if tagging is None:
+        return {name: np.zeros((num_owners, 0)) for name in SUMS if name.endswith("_spans")}
+    num_types = len(tagging.names)
+
+    def spread(starts: np.ndarray, types: np.ndarray) -> np.ndarray:
+        flat = np.bincount(of_unit[starts] * num_types + types, minlength=num_owners * num_types)
+        return flat.astype(np.float64).reshape(num_owners, num_types)
+
+    counts: dict[str, np.ndarray] = {}
+    for before, reading in SPAN_READINGS.items():
+        true, said = (find(tags, lengths, tagging, reading=reading) for tags in (truth, predicted))
+        right = said.are_in(true, num_steps=len(truth))
+        counts[f"{before}true_spans"] = spread(true.starts, true.types)
+        counts[f"{before}said_spans"] = spread(said.starts, said.types)
+        counts[f"{before}right_spans"] = spread(said.starts[right], said.types[right])
+    return counts
 
 
 def _bins(confidence: np.ndarray) -> np.ndarray:
@@ -119,6 +161,22 @@ def macro_f1(sums: Sums) -> np.ndarray:
     return _ratio(np.where(present, scores, 0.0).sum(axis=-1), present.sum(axis=-1))
 
 
+def _span_share(sums: Sums, of: np.ndarray) -> np.ndarray:
+    """Right spans as a share of others, all types together.
+
+    As conlleval and seqeval have it, 0 where there are none of those but some on the other side; NaN where
+    neither truth nor prediction has any.
+    """
+    right, counted = sums.right_spans.sum(axis=-1), of.sum(axis=-1)
+    any_spans = (sums.true_spans + sums.said_spans).sum(axis=-1) > 0
+    return _ratio(np.where(any_spans, right, 0.0), np.where(any_spans, np.maximum(counted, 1.0), 0.0))
+
+
+def _span_f1(true: np.ndarray, said: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Micro F1: all types together."""
+    return _ratio(2.0 * right.sum(axis=-1), true.sum(axis=-1) + said.sum(axis=-1))
+
+
 def ece(sums: Sums) -> np.ndarray:
     """Expected calibration error in 15 equal bins (Guo et al. 2017, arXiv:1706.04599)."""
     return _ratio(np.abs(sums.binned_right - sums.binned_confidence).sum(axis=-1), sums.units)
@@ -133,6 +191,7 @@ class Metric:
     tasks: tuple[str, ...] = TASKS
     higher_is_better: bool = True
     best: float = 1.0
+    needs_tagging: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
@@ -147,24 +206,54 @@ METRICS: Mapping[str, Metric] = {
     ),
     "macro_f1": Metric(macro_f1, ("truths", "predicted", "hits")),
     "ece": Metric(ece, ("binned_right", "binned_confidence", "units"), higher_is_better=False, best=0.0),
+    "span_precision": Metric(
+        lambda sums: _span_share(sums, sums.said_spans),
+        ("true_spans", "said_spans", "right_spans"),
+        tasks=("labelling",),
+        needs_tagging=True,
+    ),
+    "span_recall": Metric(
+        lambda sums: _span_share(sums, sums.true_spans),
+        ("true_spans", "said_spans", "right_spans"),
+        tasks=("labelling",),
+        needs_tagging=True,
+    ),
+    "span_f1": Metric(
+        lambda sums: _span_f1(sums.true_spans, sums.said_spans, sums.right_spans),
+        ("true_spans", "said_spans", "right_spans"),
+        tasks=("labelling",),
+        needs_tagging=True,
+    ),
+    "lenient_span_f1": Metric(
+        lambda sums: _span_f1(sums.lenient_true_spans, sums.lenient_said_spans, sums.lenient_right_spans),
+        ("lenient_true_spans", "lenient_said_spans", "lenient_right_spans"),
+        tasks=("labelling",),
+        needs_tagging=True,
+    ),
 }
 
 
-def of_task(task: str) -> tuple[str, ...]:
-    """The names of a task's metrics."""
-    return tuple(name for name, metric in METRICS.items() if task in metric.tasks)
+def of_task(task: str, *, tagging: Tagging | None = None) -> tuple[str, ...]:
+    """The names of a task's metrics; those of spans only where the labels are tags of a scheme."""
+    return tuple(
+        name
+        for name, metric in METRICS.items()
+        if task in metric.tasks and (tagging is not None or not metric.needs_tagging)
+    )
 
 
 class Tally:
     """A running total over batches, in any order and any cut."""
 
-    def __init__(self, sums: Sums, task: str) -> None:
-        self.sums, self.task = sums, task
+    def __init__(self, sums: Sums, task: str, tagging: Tagging | None = None) -> None:
+        self.sums, self.task, self.tagging = sums, task, tagging
 
     @classmethod
-    def empty(cls, num_classes: int, task: str) -> "Tally":
-        """Nothing counted yet. `task` is classification or labelling."""
-        return cls(Sums(*np.zeros(5), *np.zeros((3, num_classes)), *np.zeros((3, NUM_BINS))), task)
+    def empty(cls, num_classes: int, task: str, *, tagging: Tagging | None = None) -> "Tally":
+        """Nothing counted yet. `task` is classification or labelling; `tagging` is what the labels spell."""
+        plain = (*np.zeros(5), *np.zeros((3, num_classes)), *np.zeros((3, NUM_BINS)))
+        spans = np.zeros((6, 0 if tagging is None else len(tagging.names)))
+        return cls(Sums(*plain, *spans), task, tagging)
 
     def update(
         self,
@@ -191,12 +280,13 @@ class Tally:
             owners=np.zeros(len(losses), np.int64),
             num_owners=1,
             num_classes=self.sums.truths.shape[-1],
+            tagging=self.tagging,
         ).total()
 
     def merge(self, other: "Tally") -> "Tally":
         """Both counts together."""
-        return Tally(self.sums + other.sums, self.task)
+        return Tally(self.sums + other.sums, self.task, self.tagging)
 
     def scores(self) -> dict[str, float]:
         """The task's metrics; the loss is per real step, or per sequence; NaN where nothing was counted."""
-        return {name: float(METRICS[name].of(self.sums)) for name in of_task(self.task)}
+        return {name: float(METRICS[name].of(self.sums)) for name in of_task(self.task, tagging=self.tagging)}

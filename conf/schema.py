@@ -20,7 +20,16 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from conf.sections import MAX_SEED as MAX_SEED
-from conf.sections import SMALLER_IS_BETTER, Metric, Section, Seed, conflict, given, listed
+from conf.sections import (
+    SMALLER_IS_BETTER,
+    SPAN_METRICS,
+    Metric,
+    Section,
+    Seed,
+    conflict,
+    given,
+    listed,
+)
 from conf.spaces import TuneSettings
 
 MAX_FOLDS = 100
@@ -829,7 +838,10 @@ def _has_floor(value: object) -> object:
     return value
 
 
-FloorMetric = Annotated[Literal["accuracy", "macro_f1", "sequence_accuracy"], BeforeValidator(_has_floor)]
+FloorMetric = Annotated[
+    Literal["accuracy", "macro_f1", "sequence_accuracy", "span_precision", "span_recall", "span_f1"],
+    BeforeValidator(_has_floor),
+]
 
 
 def _has_ceiling(value: object) -> object:
@@ -1054,6 +1066,8 @@ class Settings(Section):
                 _refuse_sequence_accuracy(metric, at=f"floors.{metric}")
             for metric in {metric for floors in section.slices.values() for metric in floors}:
                 _refuse_sequence_accuracy(metric, at="slices")
+        for at, name in _metrics_of(section):
+            _check_spans(name, task, info.data.get("data"), at=at)
         return section
 
 
@@ -1144,4 +1158,31 @@ def _refuse_sequence_accuracy(metric: str | None, *, at: str) -> None:
             "sequence_accuracy is for labelling",
             at=at,
             hint="A classifier's accuracy is already per sequence.",
+        )
+
+
+def _metrics_of(section: Section) -> list[tuple[str, str]]:
+    """Where a section names metrics, and which."""
+    if isinstance(section, TrainSettings):
+        return [("early_stopping.metric", section.early_stopping.metric)]
+    if isinstance(section, TuneSettings):
+        return [("metric", section.metric)] if section.metric is not None else []
+    if isinstance(section, GateSettings):
+        floors: list[tuple[str, str]] = [(f"floors.{metric}", metric) for metric in section.floors]
+        slices = [("slices", metric) for each in section.slices.values() for metric in each]
+        return [("better_on", section.better_on), *floors, *slices]
+    return []
+
+
+def _check_spans(metric: str, task: str | None, data: DataSettings | None, *, at: str) -> None:
+    """Spans are there only where labels are tags of a scheme."""
+    if metric not in SPAN_METRICS:
+        return
+    if task == "classification":
+        raise conflict(f"{metric} is for labelling", at=at, hint="A classifier has accuracy or macro_f1.")
+    if data is not None and data.target.scheme == "none":
+        raise conflict(
+            f"without a tag scheme there is no {metric}",
+            at=at,
+            hint="Set data.target.scheme to BIO or BIOES, or name accuracy or macro_f1.",
         )

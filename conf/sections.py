@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-Metric = Literal["loss", "accuracy", "macro_f1", "ece", "sequence_accuracy"]
+Metric = Literal[
+    "loss",
+    "accuracy",
+    "macro_f1",
+    "ece",
+    "sequence_accuracy",
+    "span_precision",
+    "span_recall",
+    "span_f1",
+]
+SPAN_METRICS = ("span_precision", "span_recall", "span_f1")
 SMALLER_IS_BETTER = ("loss", "ece")
 MAX_SEED = 2**32 - 1
 

@@ -14,7 +14,7 @@ from pipeline.run import Outcome
 from pipeline.stages.register import VERDICT
 from pipeline.stages.tune import BEST_SETTINGS
 
-SHOWN_METRICS = ("accuracy", "sequence_accuracy", "macro_f1", "loss", "ece")
+SHOWN_METRICS = ("accuracy", "sequence_accuracy", "macro_f1", "span_f1", "loss", "ece")
 
 
 def as_data(outcome: Outcome) -> dict[str, Any]:

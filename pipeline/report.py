@@ -6,6 +6,7 @@ A stage that has not run has no section, so the page can be written at any time.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ SHOWN_METRICS = {
     "accuracy": "accuracy",
     "sequence_accuracy": "sequence accuracy",
     "macro_f1": "macro F1",
+    "span_f1": "span F1",
+    "span_precision": "span precision",
+    "span_recall": "span recall",
+    "lenient_span_f1": "lenient span F1",
     "loss": "loss",
     "ece": "calibration error",
 }
@@ -32,6 +37,16 @@ MOST_CLASSES, MOST_CONFUSED = 60, 40
 NUM_DISTRIBUTIONS = 4
 MOST_OPEN_SLICES = 8
 MOST_WRONG_EXAMPLES = 50
+# What stands in the table of scores only.
+NOT_IN_TILES = ("span_precision", "span_recall", "lenient_span_f1")
+NOT_DRAWN = ("loss", "ece", *NOT_IN_TILES)
+SPAN_ERRORS = {
+    "type": "right bounds, wrong type",
+    "boundary": "right type, wrong bounds",
+    "both": "wrong bounds and wrong type",
+    "invented": "said where there is no span",
+    "missed": "a true span, nothing said there",
+}
 
 
 def write(folder: RunFolder, settings: Settings) -> Path:
@@ -73,6 +88,9 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "test": metrics.get("test"),
         "confidence": settings.gate.confidence,
         "shown_metrics": SHOWN_METRICS,
+        "not_in_tiles": NOT_IN_TILES,
+        "spans": details.get("spans"),
+        "span_errors": SPAN_ERRORS,
         "baselines": baselines,
         "search": sweep_report.contents(folder, names=SHOWN_METRICS),
         "history": history,
@@ -231,10 +249,14 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "training": [(entry["epoch"], entry["loss"]) for entry in history],
         "validation": [(entry["epoch"], entry["valid"]["loss"]) for entry in history],
     }
-    names = [name for name in SHOWN_METRICS if name in history[0]["valid"] and name not in ("loss", "ece")]
+    names = [name for name in SHOWN_METRICS if name in history[0]["valid"] and name not in NOT_DRAWN]
     scores = {
-        SHOWN_METRICS[name]: [(entry["epoch"], entry["valid"][name]) for entry in history] for name in names
+        SHOWN_METRICS[name]: [
+            (entry["epoch"], entry["valid"][name]) for entry in history if math.isfinite(entry["valid"][name])
+        ]
+        for name in names
     }
+    scores = {name: points for name, points in scores.items() if points}
     options: dict[str, Any] = {"x_label": "epoch", "mark": best[-1] if best else None}
     return {
         "loss": charts.lines(losses, title="Loss by epoch", log=True, **options),

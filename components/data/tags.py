@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from components.spans import Tagging
+
 OUTSIDE = "O"
 PREFIXES = {"BIO": "BI", "BIOES": "BIES"}
 BEFORE_FIRST = "the beginning"
@@ -29,6 +31,22 @@ def unfit(tags: Sequence[str], scheme: str) -> list[str]:
     """The tags that the scheme has no meaning for."""
     known = set(PREFIXES[scheme])
     return [tag for tag in tags if tag != OUTSIDE and parse(tag)[0] not in known]
+
+
+def tagging(tags: Sequence[str], scheme: str) -> Tagging | None:
+    """What the tags spell; None without a scheme. A tag that the scheme does not know counts as O."""
+    if scheme == "none":
+        return None
+    parts = [parse(tag) for tag in tags]
+    known = [(prefix, kind) if prefix in PREFIXES[scheme] else (OUTSIDE, "") for prefix, kind in parts]
+    names = tuple(sorted({kind for prefix, kind in known if prefix != OUTSIDE}))
+    place = {name: index for index, name in enumerate(names)}
+    return Tagging(
+        scheme=scheme,
+        prefixes=np.array([prefix for prefix, _ in known], "U1"),
+        types=np.array([-1 if prefix == OUTSIDE else place[kind] for prefix, kind in known], np.int64),
+        names=names,
+    )
 
 
 def is_legal(before: str | None, after: str | None, scheme: str) -> bool:

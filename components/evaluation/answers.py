@@ -21,9 +21,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.data.batches import SequenceSet
+from components.data.tags import tagging
 from components.evaluation.properties import group_codes
 from components.metrics import Sums, count
 from components.served.predictor import Predictor, Unscaled
+from components.spans import Tagging
 
 # Of one part.
 MAX_STEPS = 1 << 17
@@ -48,6 +50,7 @@ class Answers:
     num_classes: int
     # (n,) int64: sequences of one group are not independent; None: all are
     groups: np.ndarray | None = None
+    tagging: Tagging | None = None  # what the classes spell, where they are tags of a scheme
 
     def __len__(self) -> int:
         return len(self.units)
@@ -90,6 +93,7 @@ class Answers:
             owners=owners,
             num_owners=num_owners,
             num_classes=self.num_classes,
+            tagging=self.tagging,
         )
 
 
@@ -225,8 +229,8 @@ def label_sequences(folder: Path) -> LabelSequences:
     return frozenset(found)
 
 
-def read(table: pa.Table, *, task: str, labels: Collection[str]) -> Answers:
-    """The table's answers as classes of `labels`.
+def read(table: pa.Table, *, task: str, labels: Sequence[str], scheme: str = "none") -> Answers:
+    """The table's answers as classes of `labels`, which are tags of `scheme` (none, BIO, BIOES).
 
     Raises:
         ValueError: the table holds a label that is not one of them.
@@ -244,6 +248,7 @@ def read(table: pa.Table, *, task: str, labels: Collection[str]) -> Answers:
         places=table["place"].to_numpy().astype(np.int64),
         num_classes=len(labels),
         groups=_groups(table),
+        tagging=tagging(labels, scheme),
     )
 
 

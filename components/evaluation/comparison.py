@@ -59,6 +59,7 @@ def decide(
     seed: int = 0,
     measured: Measured | None = None,
     obstacle: Obstacle | None = None,
+    scheme: str = "none",
 ) -> Verdict:
     """The verdict on a new model.
 
@@ -69,9 +70,11 @@ def decide(
         gate: what the model must reach, and the metric on which the champion must be beaten.
         measured: what else the limits of the gate are held against.
         obstacle: why the champion cannot be compared; None when it can.
+        scheme: of the tags that the labels are: none, BIO or BIOES.
     """
     challenger = _test_rows(challenger)
-    case = _Case(read(challenger, task=task, labels=labels), task, gate, bootstrap, seed)
+    answers = read(challenger, task=task, labels=labels, scheme=scheme)
+    case = _Case(answers, task, gate, bootstrap, seed)
     rules = [case.numbers()]
     if not rules[0].holds:
         return case.end("rejected", "not a number", rules, hint=NUMBERS_HINT)
@@ -88,7 +91,7 @@ def decide(
         rules.append(Rule("champion", True, told, "a champion to beat", "none yet"))
         return case.end("promoted", "first", rules)
     # The champion's rows are the same ones, so they are of the same groups.
-    theirs = replace(read(champion, task=task, labels=labels), groups=case.answers.groups)
+    theirs = replace(read(champion, task=task, labels=labels, scheme=scheme), groups=case.answers.groups)
     return case.against(theirs, rules)
 
 

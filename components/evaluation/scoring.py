@@ -1,7 +1,7 @@
 """From answers to scores with intervals: over all rows, per class, on unseen label sequences.
 
 table ─ score ─▶ Scores   metrics  accuracy, accuracy_low, accuracy_high, ..., num_sequences, num_steps
-                          per_class  confusion  reliability
+                          per_class  confusion  reliability  spans
 table ─ unseen ─▶ the score on label sequences that do not stand in training
 table ─ worst  ─▶ the most confidently wrong sequences
 """
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from components.data.tags import illegal, transitions
 from components.evaluation.answers import Answers, read
 from components.evaluation.intervals import Interval, interval, resample, without_exception
-from components.metrics import METRICS, NUM_BINS, Sums, f1, of_task
+from components.metrics import METRICS, NUM_BINS, Sums, of_task
+from components.spans import errors, find
 
 MAX_CONFUSIONS = 2_000
 
@@ -29,6 +31,7 @@ class Scores:
     per_class: tuple[dict[str, Any], ...]
     confusion: tuple[dict[str, Any], ...]  # wrong units only, most frequent first
     reliability: tuple[dict[str, float], ...]  # bins of confidence that hold anything
+    spans: dict[str, Any] | None = None  # by_type, errors, confused, illegal; None without a tag scheme
 
 
 def score(
@@ -39,15 +42,17 @@ def score(
     bootstrap: int,
     confidence: float,
     seed: int = 0,
+    scheme: str = "none",
 ) -> Scores:
-    """Scores of a predictions table, all its rows together."""
-    answers = read(predictions, task=task, labels=labels)
+    """Scores of a predictions table, all its rows together; with a tag scheme also those of spans."""
+    answers = read(predictions, task=task, labels=labels, scheme=scheme)
     sums = _total(answers)
     return Scores(
         metrics=measure(answers, task=task, bootstrap=bootstrap, confidence=confidence, seed=seed),
         per_class=tuple(_per_class(sums, labels)),
         confusion=tuple(_confusion(answers, labels)),
         reliability=tuple(_reliability(sums)),
+        spans=_spans(answers, sums, labels),
     )
 
 
@@ -61,7 +66,7 @@ def measure(
     metrics: Collection[str] | None = None,
 ) -> dict[str, float | int | None]:
     """The task's metrics, or some of them, each with `_low` and `_high`, and the counts they rest on."""
-    names = [name for name in of_task(task) if metrics is None or name in metrics]
+    names = [name for name in of_task(task, tagging=answers.tagging) if metrics is None or name in metrics]
     sums = _total(answers)
     resamples = resample(answers, names, bootstrap=bootstrap, seed=seed)
     flat: dict[str, float | int | None] = {}
@@ -97,22 +102,54 @@ def _total(answers: Answers) -> Sums:
 
 def _per_class(sums: Sums, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Classes that stand in truth or prediction, in the order of the labels."""
-    scores = f1(sums)
     rows = []
     for index in np.flatnonzero(sums.truths + sums.predicted).tolist():
         support, predicted, hits = (int(part[index]) for part in (sums.truths, sums.predicted, sums.hits))
-        rows.append(
-            {
-                "label": labels[index],
-                "support": support,
-                "predicted": predicted,
-                "hits": hits,
-                "precision": hits / predicted if predicted else None,
-                "recall": hits / support if support else None,
-                "f1": float(scores[index]),
-            }
-        )
+        rows.append({"label": labels[index], **_counted(support, predicted, hits)})
     return rows
+
+
+def _spans(answers: Answers, sums: Sums, labels: Sequence[str]) -> dict[str, Any] | None:
+    """Spans by type, why they are wrong, and which tags said may not follow one another."""
+    if (tagging := answers.tagging) is None:
+        return None
+    true, said = (
+        find(tags, answers.units, tagging, reading="strict") for tags in (answers.truth, answers.predicted)
+    )
+    wrong = errors(true, said, tagging.names, num_steps=len(answers.truth))
+    follow = transitions(answers.predicted, answers.units, len(labels)) if len(answers) else None
+    confused = [
+        {"truth": truth, "predicted": predicted, "count": number}
+        for truth, predicted, number in wrong.confused[:MAX_CONFUSIONS]
+    ]
+    return {
+        "by_type": _by_type(sums, tagging.names),
+        "errors": wrong.counts,
+        "confused": confused,
+        "illegal": {} if follow is None else illegal(follow, labels, tagging.scheme),
+    }
+
+
+def _by_type(sums: Sums, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Types that stand in truth or prediction, read strictly."""
+    rows = []
+    for index in np.flatnonzero(sums.true_spans + sums.said_spans).tolist():
+        support, predicted, hits = (
+            int(part[index]) for part in (sums.true_spans, sums.said_spans, sums.right_spans)
+        )
+        rows.append({"type": names[index], **_counted(support, predicted, hits)})
+    return rows
+
+
+def _counted(support: int, predicted: int, hits: int) -> dict[str, Any]:
+    return {
+        "support": support,
+        "predicted": predicted,
+        "hits": hits,
+        "precision": hits / predicted if predicted else None,
+        "recall": hits / support if support else None,
+        "f1": 2 * hits / (support + predicted),
+    }
 
 
 def _confusion(answers: Answers, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -144,7 +181,13 @@ def _reliability(sums: Sums) -> list[dict[str, float]]:
 
 
 def unseen(
-    predictions: pa.Table, *, task: str, labels: Sequence[str], bootstrap: int, confidence: float
+    predictions: pa.Table,
+    *,
+    task: str,
+    labels: Sequence[str],
+    bootstrap: int,
+    confidence: float,
+    scheme: str = "none",
 ) -> dict[str, Any] | None:
     """How many label sequences stand in training too, and the score on the others; None for a classifier.
 
@@ -166,7 +209,7 @@ def unseen(
         "metrics": None,
     }
     if not known.all():
-        others = read(predictions.filter(pa.array(~known)), task=task, labels=labels)
+        others = read(predictions.filter(pa.array(~known)), task=task, labels=labels, scheme=scheme)
         found["metrics"] = measure(others, task=task, bootstrap=bootstrap, confidence=confidence)
     return {**found, "sentence": _unseen_sentence(found)}
 

@@ -52,6 +52,7 @@ def slices(
     labels: Sequence[str],
     bootstrap: int,
     confidence: float,
+    scheme: str = "none",
 ) -> dict[str, list[dict[str, Any]]]:
     """By family, the scores of each slice and how far its accuracy is from that of all other rows.
 
@@ -69,7 +70,7 @@ def slices(
         properties: of the same rows, in the same order.
         rare: labels that are rare in training.
     """
-    answers = read(predictions, task=task, labels=labels)
+    answers = read(predictions, task=task, labels=labels, scheme=scheme)
     found = [*_lengths(answers), *_declared(answers, properties, declared)]
     found += [
         each for each in _automatic(predictions, properties, rare, task) if each.family not in _of(found)

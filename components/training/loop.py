@@ -21,6 +21,7 @@ from components.metrics import SUMS, Sums, Tally
 from components.networks import models
 from components.networks.crf import Allowed
 from components.served.predictor import batches
+from components.spans import Tagging
 from components.training import kernels, optimizers, strategy
 from components.training.checkpoints import Checkpoints
 from components.training.progress import Progress, is_better, plateau_scale
@@ -59,6 +60,7 @@ def fit(
     training: TrainSettings,
     checkpoints: Checkpoints,
     rules: Allowed | None = None,
+    tagging: Tagging | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Train from the newest checkpoint, or from the start, and yield progress.
@@ -76,6 +78,7 @@ def fit(
         training: settings of its training.
         checkpoints: where it is kept.
         rules: which label of a step may follow which; for networks that heed them.
+        tagging: what the labels spell, for the scores of spans.
         should_stop: asked after every step; of several workers about once a second, and any can stop all.
 
     Raises:
@@ -85,7 +88,7 @@ def fit(
         CheckpointError: the checkpoints belong to other settings, all are damaged, or workers read different
             ones.
     """
-    run = _Run(train, valid, task, tuple(labels), model, training, checkpoints, rules, should_stop)
+    run = _Run(train, valid, task, tuple(labels), model, training, checkpoints, rules, tagging, should_stop)
     return run.epochs()
 
 
@@ -100,11 +103,12 @@ class _Run:
         training: TrainSettings,
         checkpoints: Checkpoints,
         rules: Allowed | None,
+        tagging: Tagging | None,
         should_stop: Callable[[], bool],
     ) -> None:
         self.train, self.valid, self.task, self.num_classes = train, valid, task, len(labels)
         self.training, self.checkpoints = training, checkpoints
-        self.model = model
+        self.model, self.tagging = model, tagging
         self.metric = training.early_stopping.metric
         self.static = static_lengths(np.concatenate([train.lengths, valid.lengths])) if model.unroll else None
         self.weighing = Weighing.of(train, training, labels)
@@ -312,7 +316,13 @@ class _Run:
         """Scores on the validation rows under these weights, which are put away again afterwards."""
         trained = self.network.weights()
         self.network.load(weights)
-        scores = evaluate(self.steps, self.valid, num_classes=self.num_classes, pad_to=self._static_length)
+        scores = evaluate(
+            self.steps,
+            self.valid,
+            num_classes=self.num_classes,
+            tagging=self.tagging,
+            pad_to=self._static_length,
+        )
         self.network.load(trained)
         return scores
 
@@ -361,6 +371,7 @@ def evaluate(
     split: SequenceSet,
     *,
     num_classes: int,
+    tagging: Tagging | None = None,
     pad_to: Callable[[SequenceSet, np.ndarray], int | None] = lambda split, rows: None,
 ) -> dict[str, float]:
     """Scores of the network on every row of a split, once each, whatever the batches and replicas.
@@ -368,7 +379,7 @@ def evaluate(
     Workers take turns at the batches, and all get the scores of the whole.
     """
     task = "labelling" if split.per_step else "classification"
-    tally = Tally.empty(num_classes, task)
+    tally = Tally.empty(num_classes, task, tagging=tagging)
 
     def build(rows: np.ndarray) -> Batch:
         return split.batch(rows, multiple_of=steps.num_local, pad_to=pad_to(split, rows))
@@ -390,7 +401,7 @@ def evaluate(
                 predicted.confidence[real],
             )
         tally.update(truth, labels, confidence, lengths, predicted.losses[real])
-    return Tally(_over_workers(tally.sums, workers), task).scores()
+    return Tally(_over_workers(tally.sums, workers), task, tagging).scores()
 
 
 def _over_workers(sums: Sums, workers: Workers) -> Sums:

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from components.data.batches import SequenceSet
+from components.data.tags import tagging
 from components.served.encoding import Encoding
 from components.training.checkpoints import Checkpoints
 from components.training.loop import fit
@@ -60,6 +61,7 @@ def measure(settings: Settings, data: Path, *, devices: str, seconds: float) -> 
             task=settings.task,
             labels=encoding.labels,
             rules=rules_of(encoding),
+            tagging=tagging(encoding.labels, encoding.scheme),
             model=settings.model,
             training=settings.train.model_copy(update=changes),
             checkpoints=Checkpoints(Path(scratch), "throughput"),

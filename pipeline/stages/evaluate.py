@@ -4,7 +4,7 @@ evaluation/
   predictions.parquet   one row per valid and test sequence (drawn in components/evaluation/answers.py)
   metrics.json          {"valid": {...}, "test": {...}}, each metric with _low and _high
   slices.json           {"valid": {"length": [...], ...}, "test": ...} (see components/evaluation/slices.py)
-  details.json          of test: per_class, confusion, reliability, calibration, unseen, worst; and `again`
+  details.json          of test: per_class, confusion, reliability, calibration, spans, unseen, worst; `again`
   examples.json         {"num": 12, "num_right": 11, "rows": [...]}: rows that must come out right
   baselines.json        {"split": "test", "baselines": [...]}
 """
@@ -162,8 +162,9 @@ def evaluate_on_worker(
         "bootstrap": settings.evaluate.bootstrap,
         "confidence": settings.gate.confidence,
     }
-    scores = {split: scoring.score(table, **terms) for split, table in tables.items()}
-    about_slices = {"declared": settings.evaluate.slices, "rare": _rare(data), **terms}
+    scheme = predictor.encoding.scheme
+    scores = {split: scoring.score(table, scheme=scheme, **terms) for split, table in tables.items()}
+    about_slices = {"declared": settings.evaluate.slices, "rare": _rare(data), "scheme": scheme, **terms}
     found = {
         split: slices(table, properties=properties[split], **about_slices) for split, table in tables.items()
     }
@@ -171,7 +172,8 @@ def evaluate_on_worker(
         "per_class": scores["test"].per_class,
         "confusion": scores["test"].confusion,
         "reliability": scores["test"].reliability,
-        "unseen": scoring.unseen(tables["test"], **terms),
+        "spans": scores["test"].spans,
+        "unseen": scoring.unseen(tables["test"], scheme=scheme, **terms),
         "worst": _worst(tables["test"], data=data, task=settings.task, labels=labels),
         **check.details({split: each.metrics for split, each in scores.items()}),
     }

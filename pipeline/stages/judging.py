@@ -66,6 +66,7 @@ class Judge:
             "challenger": pq.read_table(self.folder.evaluation / "predictions.parquet"),
             "task": self.settings.task,
             "labels": bundles.encoding(self.folder.bundle).labels,
+            "scheme": self.settings.data.target.scheme,
             "gate": self.settings.gate,
             "bootstrap": self.settings.evaluate.bootstrap,
             "measured": self._measure(),

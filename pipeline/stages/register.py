@@ -45,8 +45,9 @@ from pipeline.stages.judging import METRICS_TAG, Judge, data_tags
 if TYPE_CHECKING:
     from components.evaluation.verdicts import Verdict
 
-VERDICT = "verdict.json"
+VERDICT, DETAILS = "verdict.json", "details.json"
 SOURCES_TAG, ROWS_TAG = "recurra.source_digest", "recurra.num_rows"
+MOST_CLASSES = 50  # with a metric of their own in MLflow
 NUM_EXAMPLES, NUM_PROVEN = 3, 64
 
 
@@ -279,6 +280,23 @@ def _log_scores(tracker: Tracker, folder: RunFolder) -> None:
     for split, scores in json.loads(path.read_text("utf8")).items():
         tracker.log_metrics({f"{split}_{name}": value for name, value in scores.items()})
     tracker.log_artifact(path, folder="evaluation")
+    details = folder.evaluation / DETAILS
+    if details.exists():
+        tracker.log_metrics(scores_by_class(json.loads(details.read_text("utf8"))))
+
+
+def scores_by_class(details: Mapping[str, Any]) -> dict[str, float]:
+    """The F1 of each class, and of each type of span, on the test rows; none where there are too many.
+
+    The keys hold labels as they are: the tracker makes of each what MLflow takes, no two the same.
+    """
+    found: dict[str, float] = {}
+    by_type = (details.get("spans") or {}).get("by_type", [])
+    for name, rows in (("label", details["per_class"]), ("type", by_type)):
+        if len(rows) <= MOST_CLASSES:
+            before = "test_f1" if name == "label" else "test_span_f1"
+            found |= {f"{before}.{row[name]}": row["f1"] for row in rows}
+    return found
 
 
 def attach_report(folder: RunFolder, *, tracker: Tracker) -> None:

@@ -138,6 +138,7 @@ def train_on_worker(
         StorageError: this machine does not see the run's folder.
     """
     from components.data.batches import SequenceSet
+    from components.data.tags import tagging
     from components.training.checkpoints import Checkpoints
     from components.training.loop import fit
     from components.training.rules import rules_of
@@ -155,6 +156,7 @@ def train_on_worker(
         task=settings.task,
         labels=encoding.labels,
         rules=rules_of(encoding),
+        tagging=tagging(encoding.labels, encoding.scheme),
         model=settings.model,
         training=settings.train,
         checkpoints=Checkpoints(checkpoints, key, keep=settings.train.keep_checkpoints, writes=writes),

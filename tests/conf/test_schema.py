@@ -236,6 +236,27 @@ def test_what_only_labellers_have_is_refused_for_a_classifier() -> None:
             settings(task="classification", **changes)
 
 
+@pytest.mark.parametrize("metric", ["span_precision", "span_recall", "span_f1"])
+def test_scores_of_spans_need_a_labeller_and_a_tag_scheme(metric: str) -> None:
+    tags = {"data": data(target=TargetSettings(column="labels", scheme="BIO"))}
+    for changes in (
+        {"gate": {"floors": {metric: 0.5}}},
+        {"gate": {"better_on": metric}},
+        {"train": {"early_stopping": {"metric": metric}}},
+        {"tune": {**SEARCH, "metric": metric}},
+    ):
+        assert settings(**tags, **changes).data.target.scheme == "BIO"
+        with pytest.raises(ValidationError, match=f"without a tag scheme there is no {metric}"):
+            settings(**changes)
+        with pytest.raises(ValidationError, match=f"{metric} is for labelling"):
+            settings(task="classification", **changes)
+
+
+def test_the_lenient_f1_decides_nothing() -> None:
+    with pytest.raises(ValidationError, match="lenient_span_f1"):
+        settings(gate={"better_on": "lenient_span_f1"})
+
+
 def test_what_only_classifiers_have_is_refused_for_a_labeller() -> None:
     changes = {"model": {"readout": "mean"}}
     assert settings(task="classification", **changes).task == "classification"

@@ -43,6 +43,37 @@ def test_the_page_shows_the_scores_of_the_run_with_their_intervals(
     assert page.count("<svg") >= 6
 
 
+def test_spans_are_told_by_type_and_by_kind_of_error(evaluated: Started, folder: RunFolder) -> None:
+    assert "By span type" not in words(report.write(folder, evaluated.settings).read_text("utf8"))
+    path = folder.evaluation / "details.json"
+    details = json.loads(path.read_text("utf8"))
+    details["spans"] = {
+        "by_type": [
+            {"type": "P<b>", "support": 1200, "predicted": 7, "hits": 1, "precision": 0.1428, "recall": None,
+             "f1": 0.0017}
+        ],
+        "errors": {"type": 1, "boundary": 2, "both": 3, "invented": 4, "missed": 5},
+        "confused": [{"truth": "P", "predicted": "Q", "count": 1}],
+        "illegal": {"O > I-P": 6},
+    }  # fmt: skip
+    path.write_text(json.dumps(details), "utf8")
+    text = words(report.write(folder, evaluated.settings).read_text("utf8"))
+    assert re.search(r"P&lt;b&gt; 1,200 7 0\.143 \S 0\.002", text)
+    assert "right type, wrong bounds 2" in text
+    assert "a true span, nothing said there 5" in text
+    assert "P answered as Q (1)" in text
+    assert "Illegal pairs of tags in the answers: 6; O &gt; I-P 6" in text
+
+
+def test_scores_that_are_no_number_in_an_epoch_are_not_drawn(evaluated: Started, folder: RunFolder) -> None:
+    path = folder.checkpoints / "history.json"
+    history = json.loads(path.read_text("utf8"))
+    for entry in history:
+        entry["valid"]["span_f1"] = float("nan")
+    path.write_text(json.dumps(history), "utf8")
+    assert ">span F1<" not in report.write(folder, evaluated.settings).read_text("utf8")
+
+
 def test_the_page_needs_nothing_from_elsewhere(evaluated: Started, folder: RunFolder) -> None:
     page = report.write(folder, evaluated.settings).read_text("utf8")
     addresses = set(re.findall(r"""(?:src|href|url\()=?["']?([^"'\s)>]+)""", page))

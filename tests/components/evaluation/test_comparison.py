@@ -309,3 +309,16 @@ def test_rows_of_few_groups_are_too_few_to_tell_and_those_of_many_are_drawn_by_g
     assert few.reasons[0].startswith("Too little data to tell: 12 test groups of sequences, and it takes 30.")
     single = decide(table, other, **TERMS)
     assert many.high - many.low > 1.2 * (single.high - single.low)
+
+
+def test_span_f1_can_be_the_metric_of_the_gate_and_a_floor(label_table):
+    tags = {"task": "labelling", "labels": ("B-X", "I-X", "O"), "scheme": "BIO"}
+    given = {**terms(better_on="span_f1", floors={"span_f1": 0.5}), **tags}
+    truth = [["B-X", "I-X", "O"]] * 200
+    good, bad = label_table(truth, truth), label_table(truth, [["I-X", "I-X", "O"]] * 200)
+    rejected = decide(bad, None, **given)
+    assert rejected.decision == "rejected"
+    assert "span_f1" in rejected.reasons[0]
+    mixed = label_table(truth, [*truth[:150], *[["I-X", "I-X", "O"]] * 50])
+    assert decide(good, mixed, **given).decision == "promoted"
+    assert decide(mixed, good, **given).decision == "kept"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from components.data.tags import tagging
 from components.evaluation import intervals
 from components.evaluation.answers import Answers
 from components.evaluation.intervals import (
@@ -17,6 +18,7 @@ from components.evaluation.intervals import (
     student_quantile,
     without_exception,
 )
+from components.metrics import METRICS
 
 
 def answers(right: np.ndarray, units: np.ndarray) -> Answers:
@@ -100,6 +102,42 @@ def test_sums_are_resampled_as_the_metrics_are():
     other = resample(sample, ["accuracy"], bootstrap=50)["accuracy"]
     np.testing.assert_allclose(drawn[:, 0] / drawn[:, 1], other.draws)
     np.testing.assert_allclose(without[:, 0] / without[:, 1], other.without)
+
+
+def tagged(rng: np.random.Generator, n: int) -> Answers:
+    """Sequences with tags of two types of spans, some harder than others."""
+    units = rng.integers(3, 12, n)
+    truth = rng.choice(5, units.sum(), p=[0.4, 0.2, 0.15, 0.15, 0.1])
+    skill = np.repeat(rng.beta(6, 1, n), units)
+    predicted = np.where(rng.random(len(truth)) < skill, truth, rng.integers(0, 5, len(truth)))
+    labels = ("O", "B-X", "I-X", "B-Y", "I-Y")
+    return replace(
+        answers(np.ones(len(truth), bool), units),
+        truth=truth,
+        predicted=predicted,
+        num_classes=5,
+        tagging=tagging(labels, "BIO"),
+    )
+
+
+@pytest.mark.slow
+def test_the_intervals_of_every_kind_of_score_hold_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(7)
+    names = ("accuracy", "sequence_accuracy", "macro_f1", "span_f1", "lenient_span_f1")
+    population, repetitions, n = tagged(rng, 20_000), 600, 120
+    whole = population.sums(np.zeros(20_000, np.int64), 1).total()
+    hits = dict.fromkeys(names, 0)
+    for seed in range(repetitions):
+        sample = replace(population.take(rng.choice(20_000, n, replace=False)), places=np.arange(n))
+        sums = sample.sums(np.zeros(n, np.int64), 1).total()
+        # The same resamples for all would tie the repetitions together.
+        draws = resample(sample, names, bootstrap=300, seed=seed)
+        for name in names:
+            bounds = interval(float(METRICS[name].of(sums)), draws[name], confidence=0.95)
+            hits[name] += bounds.low <= float(METRICS[name].of(whole)) <= bounds.high
+    for name, count in hits.items():
+        # 0.95 give or take three standard errors of the simulation.
+        assert 0.92 <= count / repetitions <= 0.98, (name, count / repetitions)
 
 
 def test_steps_taken_for_independent_would_give_far_too_narrow_intervals():

@@ -140,3 +140,50 @@ def test_one_confident_mistake_makes_a_whole_sequence_bad(label_table):
         table.schema.get_field_index("probabilities"), "probabilities", pa.array([[0.1, 0.9, 0.1], [0.8]])
     )
     assert worst(read(table, task="labelling", labels=("a", "b", "c")), most=2) == [0, 1]
+
+
+TAGS = {
+    "task": "labelling",
+    "labels": ("B-P", "B-Q", "I-P", "I-Q", "O"),
+    "bootstrap": 200,
+    "confidence": 0.95,
+}
+TAGGED = [["B-P", "I-P"], ["O", "B-Q"], ["B-P", "O"]] * 20
+TAGS_SAID = [["I-P", "I-P"], ["O", "B-P"], ["B-P", "O"]] * 20
+
+
+def test_spans_are_scored_with_intervals_where_the_labels_are_tags(label_table):
+    found = score(label_table(TAGGED, TAGS_SAID), scheme="BIO", **TAGS)
+    metrics = found.metrics
+    assert metrics["span_f1"] == pytest.approx(0.4)
+    assert (metrics["span_precision"], metrics["span_recall"]) == (0.5, pytest.approx(1 / 3))
+    assert metrics["lenient_span_f1"] == pytest.approx(2 / 3)
+    for name in ("span_precision", "span_recall", "span_f1", "lenient_span_f1"):
+        assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
+    plain = score(label_table(TAGGED, TAGS_SAID), **TAGS)
+    assert plain.spans is None
+    assert not [name for name in plain.metrics if "span" in name]
+
+
+def test_spans_are_told_by_type_and_by_kind_of_error(label_table):
+    spans = score(label_table(TAGGED, TAGS_SAID), scheme="BIO", **TAGS).spans
+    assert spans["by_type"] == [
+        {"type": "P", "support": 40, "predicted": 40, "hits": 20, "precision": 0.5, "recall": 0.5, "f1": 0.5},
+        {"type": "Q", "support": 20, "predicted": 0, "hits": 0, "precision": None, "recall": 0.0, "f1": 0.0},
+    ]
+    assert spans["errors"] == {"type": 20, "boundary": 0, "both": 0, "invented": 0, "missed": 20}
+    assert spans["confused"] == [{"truth": "Q", "predicted": "P", "count": 20}]
+    assert spans["illegal"] == {"the beginning > I-P": 20}
+    assert json.loads(json.dumps(spans)) == spans
+
+
+def test_label_sequences_never_seen_have_scores_of_spans_too(label_table):
+    table = label_table(TAGGED, TAGS_SAID, seen=[True, False, False] * 20)
+    found = unseen(table, scheme="BIO", **TAGS)
+    assert found["metrics"]["span_f1"] == pytest.approx(0.5)
+
+
+def test_no_rows_have_no_spans(label_table):
+    found = score(label_table([], []), scheme="BIO", **TAGS)
+    assert found.metrics["span_f1"] is None
+    assert found.spans["by_type"] == []

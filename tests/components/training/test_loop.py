@@ -171,6 +171,7 @@ def test_the_best_epoch_is_kept_though_later_ones_are_worse(make_set: MakeSet, t
         TrainSettings(devices="cpu:1"),
         Checkpoints(tmp_path / "none", "key"),
         None,
+        None,
         lambda: False,
     )
     run.network.load(saved.arrays)

@@ -19,10 +19,11 @@ from components.evaluation import answers, scoring
 from components.served.encoding import Encoding, NumericEncoding
 from conf.schema import Settings
 from pipeline.backends import ledger, tracking, workspace
+from pipeline.backends.deliveries import key_of
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
-from pipeline.stages.register import attach_report, register
+from pipeline.stages.register import attach_report, register, scores_by_class
 from pipeline.versions import models
 from tests.pipeline.conftest import InProcess
 
@@ -219,6 +220,32 @@ def test_the_first_model_above_its_floor_is_promoted_with_all_it_carries(tmp_pat
     scores = json.loads((run.evaluation / "metrics.json").read_text("utf8"))["test"]
     assert mlflow_run.data.metrics["test_accuracy"] == scores["accuracy"]
     assert mlflow_run.data.metrics["test_accuracy_low"] == scores["accuracy_low"]
+
+
+def of_classes(labels, types=()):
+    return {
+        "per_class": [{"label": label, "f1": i / 100} for i, label in enumerate(labels)],
+        "spans": {"by_type": [{"type": name, "f1": 0.5} for name in types]} if types else None,
+    }
+
+
+@pytest.mark.slow
+def test_the_f1_of_each_class_is_a_metric_whatever_the_labels_hold(uri, finished_run):
+    run = finished_run()
+    labels = ["B-LOC", "a=b(c)", "a=b[c)", "é/ü", "ü/é", "", "."]
+    (run.evaluation / "details.json").write_text(json.dumps(of_classes(labels, ["LOC", "x=y"])), "utf8")
+    summary = registered(run, uri)
+    version = Registry(Store(uri)).resolve(f"models:/shapes/{summary['model']['version']}")
+    sent = Store(uri).call(lambda client: client.get_run(version.run_id)).data.metrics
+    for i, label in enumerate(labels):
+        assert sent[key_of(f"test_f1.{label}")] == i / 100
+    assert sent["test_f1.B-LOC"] == 0.0
+    assert sent["test_span_f1.LOC"] == sent[key_of("test_span_f1.x=y")] == 0.5
+
+
+def test_many_classes_have_no_metrics_of_their_own():
+    assert len(scores_by_class(of_classes([f"c{i}" for i in range(50)]))) == 50
+    assert scores_by_class(of_classes([f"c{i}" for i in range(2000)], ["LOC"])) == {"test_span_f1.LOC": 0.5}
 
 
 @pytest.mark.slow
