@@ -448,7 +448,10 @@ def start(
         "zone": timezone,
         "command": schedules.retrain_command(conf, overrides),
         "variables": schedules.surroundings(
-            storage=common.storage, tracking_uri=common.tracking_uri, address=common.address
+            storage=common.storage,
+            tracking_uri=common.tracking_uri,
+            address=common.address,
+            artifacts=common.artifacts,
         ),
     }
     if manifest is not None:

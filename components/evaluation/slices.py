@@ -69,6 +69,7 @@ def slices(
         declared: of the settings.
         properties: of the same rows, in the same order.
         rare: labels that are rare in training.
+        scheme: of the tags that the labels are: none, BIO or BIOES.
     """
     answers = read(predictions, task=task, labels=labels, scheme=scheme)
     found = [*_lengths(answers), *_declared(answers, properties, declared)]

@@ -193,7 +193,14 @@ def retrain_command(conf: Sequence[Path], overrides: Sequence[str]) -> list[str]
     return command
 
 
-def surroundings(*, storage: Path, tracking_uri: str, address: str | None) -> dict[str, str]:
+def surroundings(
+    *, storage: Path, tracking_uri: str, address: str | None, artifacts: str | None
+) -> dict[str, str]:
     """Where it runs, as variables: a URI may hold a password, and arguments are for everybody to see."""
-    variables = {"RECURRA_STORAGE": str(storage), "RECURRA_TRACKING_URI": tracking_uri}
-    return variables if address is None else {**variables, "RECURRA_ADDRESS": address}
+    variables = {
+        "RECURRA_STORAGE": str(storage),
+        "RECURRA_TRACKING_URI": tracking_uri,
+        "RECURRA_ADDRESS": address,
+        "RECURRA_ARTIFACTS": artifacts,
+    }
+    return {name: value for name, value in variables.items() if value is not None}

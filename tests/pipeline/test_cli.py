@@ -21,8 +21,9 @@ from tests.pipeline.test_run import as_if_run
 pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
-    "inspect", "check", "plan", "run", "prepare", "tune", "train", "evaluate", "register", "predict",
-    "models", "promote", "rollback", "prune", "report", "reproduce", "doctor", "schema",
+    "inspect", "check", "plan", "run", "prepare", "tune", "train", "evaluate", "register", "retrain",
+    "drift", "schedule", "predict", "serve", "models", "promote", "rollback", "prune", "report", "reproduce",
+    "doctor", "schema",
 ]  # fmt: skip
 
 

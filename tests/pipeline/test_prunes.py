@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -58,6 +59,12 @@ def pruned(registry: Registry, name: str, storage: Path, **options: Any) -> dict
     return prune(name, storage=storage, tracking_uri=registry.store.uri, **given)
 
 
+def stored(registry: Registry, experiment: str) -> Path:
+    """Where the files of an experiment lie."""
+    assert registry.store.artifacts is not None
+    return Path(urlsplit(registry.store.artifacts).path) / experiment
+
+
 def numbers(found: dict[str, Any], key: str = "versions") -> list[int]:
     return [each["version"] for each in found[key]]
 
@@ -80,9 +87,7 @@ def test_only_versions_that_nobody_needs_go_and_a_dry_run_says_which(
         2: "not registered by recurra",
     }
     assert [version.number for version in registry.versions("words")] == [7, 6, 4, 3, 2]
-    artifacts = registry.store.artifacts
-    assert artifacts is not None
-    files = [path for path in (artifacts / "words").rglob("MLmodel") if path.is_file()]
+    files = [path for path in stored(registry, "words").rglob("MLmodel") if path.is_file()]
     assert len(files) == NUM_VERSIONS - 2
     assert all(folder.path.exists() for folder in folders)
     assert pruned(registry, "words", tmp_path)["versions"] == []
@@ -120,8 +125,7 @@ def test_files_that_another_version_shares_stay_and_free_nothing(registry: Regis
         registry.create("shared", model_id=model.model_id, run=run, key=key, tags={})
     found = pruned(registry, "shared", tmp_path, keep=1)
     assert (numbers(found), found["bytes"]) == ([1], 0)
-    assert registry.store.artifacts is not None
-    assert [path.is_file() for path in registry.store.artifacts.glob("shared/models/*/artifacts/MLmodel")]
+    assert list(stored(registry, "shared").glob("models/*/artifacts/MLmodel"))
 
 
 def test_an_unknown_model_is_named(registry: Registry, tmp_path: Path) -> None:
