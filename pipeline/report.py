@@ -26,6 +26,10 @@ SHOWN_METRICS = {
     "accuracy": "accuracy",
     "sequence_accuracy": "sequence accuracy",
     "macro_f1": "macro F1",
+    "roc_auc": "ROC-AUC, mean of classes",
+    "pr_auc": "PR-AUC, mean of classes",
+    "top_3_accuracy": "right label among the top 3",
+    "top_5_accuracy": "right label among the top 5",
     "span_f1": "span F1",
     "span_precision": "span precision",
     "span_recall": "span recall",
@@ -38,7 +42,15 @@ NUM_DISTRIBUTIONS = 4
 MOST_OPEN_SLICES = 8
 MOST_WRONG_EXAMPLES = 50
 # What stands in the table of scores only.
-NOT_IN_TILES = ("span_precision", "span_recall", "lenient_span_f1")
+NOT_IN_TILES = (
+    "span_precision",
+    "span_recall",
+    "lenient_span_f1",
+    "roc_auc",
+    "pr_auc",
+    "top_3_accuracy",
+    "top_5_accuracy",
+)
 NOT_DRAWN = ("loss", "ece", *NOT_IN_TILES)
 SPAN_ERRORS = {
     "type": "right bounds, wrong type",
@@ -98,6 +110,7 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "training_hint": _training_hint(history),
         "worst": [_worst(each, settings.task) for each in details.get("worst", [])],
         "per_class": details.get("per_class", []),
+        "areas": {each["label"]: each for each in (details.get("ranking") or {}).get("per_class", [])},
         "most_classes": MOST_CLASSES,
         "most_wrong": MOST_WRONG_EXAMPLES,
         "examples": _examples(_read(folder.evaluation / "examples.json")),

@@ -4,14 +4,15 @@ evaluation/
   predictions.parquet   one row per valid and test sequence (drawn in components/evaluation/answers.py)
   metrics.json          {"valid": {...}, "test": {...}}, each metric with _low and _high
   slices.json           {"valid": {"length": [...], ...}, "test": ...} (see components/evaluation/slices.py)
-  details.json          of test: per_class, confusion, reliability, calibration, spans, unseen, worst; `again`
+  details.json          of test: per_class, confusion, ranking, reliability, calibration, spans, unseen,
+                        worst; and `again`
   examples.json         {"num": 12, "num_right": 11, "rows": [...]}: rows that must come out right
   baselines.json        {"split": "test", "baselines": [...]}
 """
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,35 +128,31 @@ def evaluate_on_worker(
     *, settings: Settings, data: Path, bundle: Path, target: Path
 ) -> Iterator[int | dict[str, Any]]:
     """Steps answered, as they come, and at last the metrics of valid and test; everything else is written."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from components import bundles
     from components.data.batches import SequenceSet
-    from components.evaluation import answers, behaviours, calibration, scoring
+    from components.evaluation import answers, behaviours, calibration, curves, scoring
     from components.evaluation.properties import Properties, with_groups
     from components.evaluation.slices import slices
 
     predictor = bundles.open(bundle)
     labels = predictor.encoding.labels
     seen = answers.label_sequences(data / "train") if predictor.per_step else None
-    tables: dict[str, pa.Table] = {}
+    tables: dict[str, Any] = {}
     properties: dict[str, Properties] = {}
     check = calibration.Check(predictor)
     for split in ("valid", "test"):
         sequences = SequenceSet.open(data / split, predictor.encoding)
+        ranking = curves.Ranking(predictor, len(sequences))  # in the end that of the test rows
         parts = []
-        asked: dict[str, Any] = {"labels": labels, "seen": seen, "observe": check.watching(split, sequences)}
+        observe = _each(check.watching(split, sequences), ranking.see)
+        asked: dict[str, Any] = {"labels": labels, "seen": seen, "observe": observe}
         for part in answers.predict_parts(predictor, sequences, split=split, **asked):
             parts.append(part)
             yield sum(part["length"].to_pylist())
         table = answers.gather(parts)
         properties[split] = Properties.read(data / split, predictor.encoding).take(table["place"].to_numpy())
         tables[split] = with_groups(table, properties[split], groups=settings.groups)
-    temporary = target / f".predictions.{os.getpid()}.tmp"
-    pq.write_table(pa.concat_tables(tables.values()), temporary, compression="zstd")
-    os.replace(temporary, target / "predictions.parquet")
-
+    _write_predictions(target, tables)
     terms: dict[str, Any] = {
         "task": settings.task,
         "labels": labels,
@@ -168,7 +165,9 @@ def evaluate_on_worker(
     found = {
         split: slices(table, properties=properties[split], **about_slices) for split, table in tables.items()
     }
+    ranked = _ranked(ranking, tables["test"], **terms)
     details = {
+        "ranking": ranked,
         "per_class": scores["test"].per_class,
         "confusion": scores["test"].confusion,
         "reliability": scores["test"].reliability,
@@ -179,9 +178,43 @@ def evaluate_on_worker(
     }
     write_json(target / EXAMPLES, behaviours.judged(settings, bundle=bundle))
     metrics = {split: each.metrics for split, each in scores.items()}
+    metrics["test"] |= curves.shown(ranked)
     for name, value in ((SLICES, found), (DETAILS, details), ("metrics.json", metrics)):
         write_json(target / name, value)
     yield metrics
+
+
+def _write_predictions(target: Path, tables: Mapping[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    temporary = target / f".predictions.{os.getpid()}.tmp"
+    pq.write_table(pa.concat_tables(tables.values()), temporary, compression="zstd")
+    os.replace(temporary, target / "predictions.parquet")
+
+
+def _each(*observers: Any) -> Callable[..., None]:
+    """Calls those that are there."""
+
+    def observe(*seen: Any) -> None:
+        for observer in observers:
+            if observer is not None:
+                observer(*seen)
+
+    return observe
+
+
+def _ranked(
+    ranking: Any, table: Any, *, task: str, labels: Sequence[str], **terms: Any
+) -> dict[str, Any] | None:
+    """A classifier's areas under curves, of the test rows in the order in which they were answered."""
+    import numpy as np
+
+    from components.evaluation import answers
+
+    own = answers.read(table, task=task, labels=labels)
+    groups = None if own.groups is None else own.groups[np.argsort(own.places, kind="stable")]
+    return ranking.scores(labels, groups=groups, **terms)
 
 
 def _rare(data: Path) -> Collection[str]:
