@@ -36,7 +36,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import tensorflow
 from conf.schema import Settings
-from pipeline.backends import tracking
+from pipeline.backends import lineages, tracking
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.stages.register import _Registration
@@ -49,11 +49,12 @@ class Racer(_Registration):
 for path in map(Path, sys.argv[4:]):
     run = RunFolder(path)
     settings = Settings.model_validate({**json.loads(sys.argv[2]), "name": path.parent.name})
+    lineages.write(run)
     with tracking.open_run(sys.argv[1], folder=run, settings=settings) as tracker:
         tracker.require()
         print("ready", flush=True)
         sys.stdin.read(1)
-        told = Racer(settings, run, InProcess(), tracker, Console(level=-1)).run()
+        told = Racer(settings, run, InProcess(), tracker, Console(level=-1), None).run()
     print(json.dumps(told), flush=True)
 """
 
