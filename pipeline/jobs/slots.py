@@ -3,7 +3,7 @@
     cron + zone ─ Timetable ─▶ slots, as instants in UTC
 
 A slot that falls into the hour which a clock change skips comes right after it, and one in the hour that
-comes twice comes once, as Debian's cron has it (https://pypi.org/project/cronsim).
+comes twice comes once, as Debian's cron has it, and the library cronsim after it.
 """
 
 import hashlib
