@@ -53,6 +53,10 @@ class Recorder:
         """Say how the run, or a stage's, ended: FINISHED, FAILED or KILLED."""
         self._append("end", stage, status=status)
 
+    def is_open(self, stage: str) -> bool:
+        """Whether the run of a stage was begun, maybe by a process before this one, and has not ended."""
+        return stage in self._running
+
     def end_all(self, status: str) -> bool:
         """End what was started and never ended, stages first; whether there was anything."""
         open_ones = sorted(self._running, reverse=True)

@@ -67,6 +67,10 @@ class Trials:
         self._finished: set[int] = set()
         self._cut: set[int] = set()
         self._failures: dict[int, dict[str, Any]] = {}
+        for trial in list(ledger.trials.values()):
+            # A kill may have come between the ledger and MLflow.
+            if trial.has_ended and tracker.is_open(_nested(trial.number)):
+                self._wrap_up(trial)
 
     def ask_to_stop(self) -> None:
         """Nothing new begins, and what runs ends after a checkpoint."""
@@ -142,14 +146,18 @@ class Trials:
         self.ledger.end(number, state, seconds=slot_seconds, retry=retry, **failure)
         trial = self.ledger.trials[number]
         self._running.discard(number)
-        self._keep_best(number)
-        value = trial.value(self.metric)
-        tags = {"recurra.state": state, **({"error": trial.error} if trial.error else {})}
-        self.tracker.log_tags(tags, stage=_nested(number))
-        self.tracker.log_metrics({f"best_{self.metric}": value}, stage=_nested(number))
-        self.tracker.end("FAILED" if state == "failed" else "FINISHED", stage=_nested(number))
+        self._wrap_up(trial)
         seed = "" if trial.seed is None else f", seed {trial.seed}"
         self.console.note(f"trial {number}{seed}: {self._outcome(trial)}; {shown_point(trial.point)}")
+
+    def _wrap_up(self, trial: Trial) -> None:
+        """Drop the files of an ended trial that nobody needs, and end its run in MLflow."""
+        self._keep_best(trial.number)
+        stage, has_failed = _nested(trial.number), trial.state == "failed"
+        tags = {"recurra.state": trial.state, **({"error": trial.error} if trial.error else {})}
+        self.tracker.log_tags(tags, stage=stage)
+        self.tracker.log_metrics({f"best_{self.metric}": trial.value(self.metric)}, stage=stage)
+        self.tracker.end("FAILED" if has_failed else "FINISHED", stage=stage)
 
     def _outcome(self, trial: Trial) -> str:
         """How a trial ended, in words."""

@@ -69,16 +69,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_run_on_a_given_cluster_gives_what_a_local_one_gives(
     finished: tuple[Place, dict[str, object]], place: Place, address: str
 ) -> None:
-    outcome = place.json("run", "words.yaml", "--address", address)
+    there = ("--address", address)
+    outcome = place.json("run", "words.yaml", "--set", "train.temperature_scaling=true", *there)
     assert outcome["verdict"] == "promoted"
     assert {stage["status"] for stage in outcome["stages"]} == {"ran"}
     expected = finished[1]["metrics"]
     for split in ("valid", "test"):
         assert outcome["metrics"][split] == pytest.approx(expected[split], abs=1e-6)  # type: ignore[index]
     assert Path(outcome["report"]).exists()
-    done = place.json(
-        "predict", "models:/words@champion", "words.parquet", "-o", "out.parquet", "--address", address
-    )
+    done = place.json("predict", "models:/words@champion", "words.parquet", "-o", "out.parquet", *there)
     assert done["rows"] == 240
 
 

@@ -64,6 +64,8 @@ def test_nested_runs_at_the_same_time_end_each_for_itself(recorder, entries):
         recorder.begin_nested(f"trial {number}", tags={"recurra.trial": str(number)})
     recorder.end("FAILED", stage="trial 1")
     later = Recorder(entries.append, earlier=list(entries))
+    assert later.is_open("trial 0")
+    assert not later.is_open("trial 1")
     assert later.end_all("KILLED")
     ends = {entry["stage"]: entry["status"] for entry in entries if entry["kind"] == "end"}
     assert ends == {"trial 0": "KILLED", "trial 1": "FAILED", "trial 2": "KILLED", "": "KILLED"}

@@ -595,6 +595,24 @@ def test_another_seed_never_takes_the_weights_of_the_best(run: Started) -> None:
     assert not (trial_folder(run.folder, 20) / "best").exists()
 
 
+def test_a_trial_killed_between_the_ledger_and_mlflow_does_not_stay_open_there(run: Started) -> None:
+    before: list[dict[str, Any]] = []
+    search = begin(run, tracker=Recorder(before.append, earlier=()))
+    number = begun(search)
+    say(search, number, 0.5)
+    search.ledger.end(number, "finished")  # here it was killed
+    after: list[dict[str, Any]] = []
+    begin(run, tracker=Recorder(after.append, earlier=before))
+    assert [each["kind"] for each in after] == ["values", "values", "end"]
+    assert after[0]["tags"]["recurra.state"] == "finished"
+    assert after[1]["metrics"] == {"best_loss": 0.5}
+    assert after[2]["status"] == "FINISHED"
+    assert {each["stage"] for each in after} == {"trial 0"}
+    again: list[dict[str, Any]] = []
+    begin(run, tracker=Recorder(again.append, earlier=before + after))
+    assert again == []
+
+
 # Rows of a trial's own
 
 
