@@ -62,11 +62,10 @@ def lead(
         BusyError: another process leads it.
         RecurraError: the signal that ended it.
     """
+    (first,) = Timetable.of(cron, zone).explain(datetime.now(UTC), count=1)
     diary = open_diary(state, storage, to_write=True)
-    Timetable.of(cron, zone)
     lease = diary.lease(name, now=datetime.now(UTC).timestamp())
     schedule = plan_of(name, cron=cron, zone=zone, command=tuple(command), rules=rules, diary=diary)
-    (first,) = Timetable.of(cron, zone).explain(datetime.now(UTC), count=1)
     console.note(f"Schedule {name!r}, {cron!r} in {zone}: next at {first['at']}")
     if schedule.paused:
         console.warn(f"It is paused: {schedule.paused}. `recurra schedule resume {name}` ends that.")

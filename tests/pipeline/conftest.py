@@ -1,6 +1,8 @@
 """Stages without a cluster, and one run that went through the first three of them."""
 
+import json
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import pytest
 
 from components.errors import RecurraError
 from conf.schema import Settings
+from pipeline import cli
 from pipeline.backends import tracking, workspace
 from pipeline.backends.pools import Begun, Ended, Event, Item
 from pipeline.backends.signals import Signals
@@ -185,3 +188,37 @@ def handlers() -> Iterator[None]:
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def place(folder: Path) -> Path:
+    """The current folder, with rows and settings."""
+    write_rows(folder / "lines.parquet")
+    settings = line_settings(Path("lines.parquet")).model_dump(mode="json", by_alias=True)
+    # YAML holds JSON.
+    (folder / "lines.yaml").write_text(json.dumps(settings, indent=1), "utf8")
+    return folder
+
+
+def call(*arguments: str) -> int:
+    """The exit code of a command in this process."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+        sys.exit(0)
+    return int(ended.value.code or 0)
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The one JSON object on stdout of a command that fails."""
+    code = call(*arguments)
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert set(said) == {"error", "hint", "exit_code"}
+    assert said["exit_code"] == code > 0
+    # People get the same words.
+    assert said["error"].splitlines()[-1] in err
+    return said
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))

@@ -24,6 +24,7 @@ from conf.load import SettingsError
 from conf.schema import FractionSplit, Settings
 from pipeline import cli, folds
 from pipeline.backends.signals import Signals
+from pipeline.commands import running
 from pipeline.folds import column_values, folds_of, run_folds, scores_of, summarise
 from pipeline.run import Outcome, Surroundings
 from tests.pipeline.conftest import QUIET, line_settings, lines, write_rows
@@ -230,7 +231,7 @@ def test_a_fold_that_fails_is_named_and_the_others_do_not_run(
 
 
 def test_the_command_and_the_settings_allow_as_many_folds() -> None:
-    assert cli.MAX_FOLDS == schema.MAX_FOLDS
+    assert running.MAX_FOLDS == schema.MAX_FOLDS
 
 
 @pytest.mark.usefixtures("handlers")

@@ -1,0 +1,1 @@
+"""The commands, by what they are for; every one is listed in pipeline/cli.py."""

@@ -1,0 +1,226 @@
+"""What the commands have in common: options, and what they become before anything starts."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from conf.schema import Settings
+    from pipeline.console import Console
+    from pipeline.run import Surroundings
+
+DEFAULT_STORAGE = "runs"
+DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+GATE_REFUSED = 4
+
+Command = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """The options that every command has, made absolute before anything starts."""
+
+    storage: Path
+    tracking_uri: str
+    artifacts: str | None
+    address: str | None
+    console: "Console"
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, envvar="RECURRA_JSON", help="One JSON object on stdout."
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, envvar="RECURRA_QUIET", help="Errors only.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, envvar="RECURRA_VERBOSE", help="Say more.")
+settings_parameters = (
+    click.argument("conf", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CONF..."),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one setting, as in --set train.epochs=3; the value is YAML, and the last one wins.",
+    ),
+)
+
+
+def with_parameters(*parameters: Command) -> Command:
+    def decorate(command: Command) -> Command:
+        for parameter in reversed(parameters):
+            command = parameter(command)
+        return command
+
+    return decorate
+
+
+def common_options(command: Command) -> Command:
+    """Storage, tracker, cluster and output options, which reach the command as one `common`."""
+
+    @functools.wraps(command)
+    def with_common(
+        *args: Any,
+        storage: Path,
+        tracking_uri: str,
+        artifacts: str | None,
+        address: str | None,
+        as_json: bool,
+        quiet: bool,
+        verbose: bool,
+        **kwargs: Any,
+    ) -> Any:
+        common = Common(
+            storage=storage.absolute(),
+            tracking_uri=_absolute_uri(tracking_uri),
+            artifacts=_artifact_root(artifacts, tracking_uri),
+            address=address,
+            console=console_of(as_json=as_json, quiet=quiet, verbose=verbose),
+        )
+        return command(*args, common=common, **kwargs)
+
+    return with_parameters(
+        click.option(
+            "--storage",
+            default=DEFAULT_STORAGE,
+            envvar="RECURRA_STORAGE",
+            show_default="./runs",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder of the run folders.",
+        ),
+        click.option(
+            "--tracking-uri",
+            default=DEFAULT_TRACKING_URI,
+            envvar="RECURRA_TRACKING_URI",
+            show_default=True,
+            help="MLflow server or database.",
+        ),
+        click.option(
+            "--artifacts",
+            envvar="RECURRA_ARTIFACTS",
+            metavar="FOLDER|s3://BUCKET/PREFIX",
+            help="Where the files of runs and models go when the tracker is a database."
+            "  [default: mlartifacts beside a SQLite file, else beside the storage]",
+        ),
+        click.option(
+            "--address",
+            envvar="RECURRA_ADDRESS",
+            help="Ray cluster as host:port, ray://host:port or auto.  [default: a local Ray of our own]",
+        ),
+        json_option,
+        quiet_option,
+        verbose_option,
+    )(with_common)
+
+
+class Real(click.FloatRange):
+    """A number within limits; click's own range lets nan through, which lies in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return float(number)
+
+
+class InOrder(click.Group):
+    """Commands in the help as they stand here: in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+alias_option = click.option("--alias", default="champion", show_default=True, help="Which alias.")
+
+gpu_option = click.option(
+    "--require-gpu",
+    is_flag=True,
+    envvar="RECURRA_REQUIRE_GPU",
+    help="Refuse to train, before anything else is done, where TensorFlow sees no GPU that it can use.",
+)
+
+
+search_options = (
+    click.option(
+        "--new-search",
+        is_flag=True,
+        help="Begin a new search although one over other settings is unfinished.",
+    ),
+    click.option(
+        "--reuse",
+        metavar="RUN",
+        help="Count the finished trials of an earlier run whose settings lie in the space.",
+    ),
+)
+
+
+def _reason_given(ctx: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """An override stands in the ledger for good, so it says why."""
+    if text is not None and not text.strip():
+        raise click.BadParameter("say why: the text must not be empty", ctx=ctx, param=parameter)
+    return text if text is None else text.strip()
+
+
+override_option = click.option(
+    "--override",
+    metavar="TEXT",
+    callback=_reason_given,
+    help="Promote the model whatever the gate says, and keep TEXT, the reason, with the version.",
+)
+
+
+def console_of(*, as_json: bool, quiet: bool, verbose: bool) -> "Console":
+    from pipeline.console import Console
+
+    return Console(level=verbose - quiet, as_json=as_json)
+
+
+def _absolute_uri(uri: str) -> str:
+    from pipeline.backends.addresses import absolute
+
+    # Once, before any worker starts: they run in folders of their own.
+    try:
+        return absolute(uri, Path.cwd())
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--tracking-uri") from error
+
+
+def _artifact_root(place: str | None, tracking_uri: str) -> str | None:
+    from pipeline.backends.addresses import artifact_root
+
+    if place is None:
+        return None
+    try:
+        return artifact_root(place, Path.cwd(), tracking_uri=tracking_uri)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--artifacts") from error
+
+
+def load_settings(conf: Sequence[Path], overrides: Sequence[str]) -> "Settings":
+    from conf.load import load
+
+    return load(conf, overrides)
+
+
+def place_of(common: Common) -> dict[str, Any]:
+    return {"storage": common.storage, "tracking_uri": common.tracking_uri}
+
+
+def surroundings(common: Common, **asked: Any) -> "Surroundings":
+    from pipeline.backends.signals import Signals
+    from pipeline.run import Surroundings
+
+    signals = Signals()
+    signals.install()
+    return Surroundings(
+        storage=common.storage,
+        tracking_uri=common.tracking_uri,
+        artifacts=common.artifacts,
+        address=common.address,
+        console=common.console,
+        signals=signals,
+        **asked,
+    )

@@ -1,0 +1,45 @@
+"""The commands of `recurra schedule`, at their edge."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import call, failure, listing
+
+pytestmark = pytest.mark.usefixtures("handlers")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lines.yaml"], "--cron"),
+        (["lines.yaml", "--cron", "61 3 * * *"], "61 3 * * *"),
+        (["lines.yaml", "--cron", "0 3 * * *", "--timezone", "Europe/Atlantis"], "Europe/Atlantis"),
+        (["lines.yaml", "--cron", "0 3 * * *", "--jitter", "nan"], "--jitter"),
+        (["nothing.yaml", "--cron", "0 3 * * *"], "nothing.yaml"),
+        (["explain", "lines.yaml", "--cron", "0 3 * *", "--timezone", "UTC"], "0 3 * *"),
+        (["history", "nobody"], "There are no schedules"),
+        (["pause"], "NAME"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_and_leaves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    before = listing(place)
+    found = failure(capsys, "schedule", *arguments, "--json")
+    assert said in found["error"]
+    assert found["exit_code"] == 2
+    assert listing(place) == before
+
+
+def test_without_a_command_a_schedule_is_started_or_printed(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["lines.yaml", "--cron", "0 3 * * *", "--print", "crontab", "--json"]
+    assert call("schedule", *given) == 0
+    short = json.loads(capsys.readouterr().out)
+    assert call("schedule", "start", *given) == 0
+    assert json.loads(capsys.readouterr().out) == short
+    assert "0 3 * * *" in short["manifest"]
+    assert "retrain" in short["manifest"]
