@@ -67,7 +67,13 @@ def _check_devices(settings: Settings, around: Surroundings) -> None:
     if around.address is not None:
         cluster.check_address(around.address)
         return
-    _, gpus = resources(settings.train.devices)
+    cpus, gpus = resources(settings.train.devices)
+    if settings.train.nodes > (room := cluster.local_cpus(cpus) // cpus):
+        raise cluster.ClusterError(
+            f"train.nodes is {settings.train.nodes}: {cpus} CPUs for each asked, and there is room for {room} on "
+            "this machine.",
+            hint="Ask for less with train.nodes, or name a cluster with --address.",
+        )
     wanted, there = {"auto": 0, "all": 1}.get(str(gpus), gpus), len(local_gpus())
     if int(wanted) > there:
         raise cluster.ClusterError(

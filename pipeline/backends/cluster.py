@@ -254,12 +254,10 @@ class Cluster:
 
     def _init_local(self, ray: Any) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
-        # Stages need a CPU beside the worker's, on any machine.
-        cores = max(len(os.sched_getaffinity(0)), self.num_cpus, 2)
         try:
             ray.init(
                 address="local",
-                num_cpus=cores,
+                num_cpus=local_cpus(self.num_cpus),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -350,6 +348,11 @@ def _room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> 
     # Five fifths of a GPU are a whole one, whatever their sum in binary.
     times = [[int(node.get(name, 0) / count + 1e-9) for name, count in asked.items()] for node in nodes]
     return sum(map(min, times))
+
+
+def local_cpus(wanted: int) -> int:
+    """The CPUs that a Ray of our own counts: those of this machine, and one beside a worker's on any machine."""
+    return max(len(os.sched_getaffinity(0)), wanted, 2)
 
 
 def check_address(address: str) -> None:

@@ -111,6 +111,17 @@ def test_nothing_is_done_twice(searched: tuple[Place, dict[str, Any]]) -> None:
     assert [stage["name"] for stage in gated["stages"] if stage["status"] == "ran"] == ["register"]
 
 
+def test_what_a_search_found_is_trained_again_from_its_version(
+    searched: tuple[Place, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, outcome = searched
+    found = place.json("reproduce", "models:/words@champion", "--storage", str(tmp_path / "runs"))
+    assert (found["verdict"], found["differences"]) == ("reproduced", [])
+    figures = {each["what"]: each for each in found["figures"]}
+    assert figures["test accuracy"]["recorded"] == outcome["metrics"]["test"]["accuracy"]
+    assert all(each["difference"] <= 1e-6 for each in found["figures"] if each["difference"] is not None)
+
+
 def test_the_report_shows_the_search(searched: tuple[Place, dict[str, Any]]) -> None:
     page = Path(searched[1]["report"]).read_text("utf8")
     assert "<h2>Search</h2>" in page

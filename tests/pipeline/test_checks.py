@@ -169,3 +169,15 @@ def test_vectors_that_cannot_be_used_are_found_beside_everything_else(tmp_path: 
     assert list(found) == ["data", "vectors"]
     assert "v.txt, line 2: 1 numbers, expected 2" in found["vectors"].message
     assert found["vectors"].exit_code == 2
+
+
+def test_more_nodes_than_this_machine_has_room_for_are_found_before_a_run(
+    tmp_path: Path, settings: Settings
+) -> None:
+    two = settings.train.model_copy(update={"nodes": 2})
+    assert check(settings.model_copy(update={"train": two}), around(tmp_path)) == []
+    many = settings.train.model_copy(update={"nodes": 900})
+    (found,) = check(settings.model_copy(update={"train": many}), around(tmp_path))
+    assert (found.place, found.exit_code) == ("devices", 3)
+    assert "train.nodes is 900" in found.message
+    assert "--address" in found.hint
