@@ -70,8 +70,8 @@ def _check_devices(settings: Settings, around: Surroundings) -> None:
     cpus, gpus = resources(settings.train.devices)
     if settings.train.nodes > (room := cluster.local_cpus(cpus) // cpus):
         raise cluster.ClusterError(
-            f"train.nodes is {settings.train.nodes}: {cpus} CPUs for each asked, and there is room for {room} on "
-            "this machine.",
+            f"train.nodes is {settings.train.nodes}: {cpus} CPUs for each asked, and this machine has room "
+            f"for {room}.",
             hint="Ask for less with train.nodes, or name a cluster with --address.",
         )
     wanted, there = {"auto": 0, "all": 1}.get(str(gpus), gpus), len(local_gpus())

@@ -351,7 +351,7 @@ def _room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> 
 
 
 def local_cpus(wanted: int) -> int:
-    """The CPUs that a Ray of our own counts: those of this machine, and one beside a worker's on any machine."""
+    """The CPUs that a Ray of our own counts: this machine's, and two at least, one beside the worker's."""
     return max(len(os.sched_getaffinity(0)), wanted, 2)
 
 
