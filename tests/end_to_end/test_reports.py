@@ -99,8 +99,8 @@ def test_b04_ids_and_labels_come_back_in_the_predictions(place: Place) -> None:
         "  split: {column: fold, valid: [1], test: [0]}}\n"
         'model: {units: 8}\ntrain: {epochs: 8, batch_size: 8, learning_rate: 3e-2, devices: "cpu:1"}\n'
     )
-    place.run("run", "kinds.yaml")
-    place.run("predict", "models:/kinds@champion", "rows.csv", "-o", "answers.parquet")
+    trained = place.json("train", "kinds.yaml")
+    place.run("predict", trained["run_dir"], "rows.csv", "-o", "answers.parquet")
     answers = pq.read_table(place.path / "answers.parquet")
     assert answers["id"].to_pylist() == [f"{i:04d}" for i in range(120)]
     assert set(answers["label"].to_pylist()) == set(kinds)
@@ -244,7 +244,7 @@ def test_b31_one_long_sequence_among_short_ones_gets_an_answer_at_every_step(pla
         "  overlap: 10, split: {column: fold, valid: [1], test: [2]}}\n"
         'model: {units: 8}\ntrain: {epochs: 1, batch_size: 16, devices: "cpu:1"}\n'
     )
-    place.run("run", "long.yaml")
-    place.run("predict", "models:/long@champion", "long.parquet", "-o", "answers.parquet")
+    trained = place.json("train", "long.yaml")
+    place.run("predict", trained["run_dir"], "long.parquet", "-o", "answers.parquet")
     answers = pq.read_table(place.path / "answers.parquet")
     assert [len(labels) for labels in answers["labels"].to_pylist()] == lengths
