@@ -1,11 +1,17 @@
 """The registered model gives what `evaluate` reported, also where Recurra cannot be imported."""
 
+import contextlib
 import json
 import math
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.end_to_end.conftest import Place
+from tests.end_to_end.test_serving import ask as http
+from tests.end_to_end.test_serving import serving
 
 pytestmark = pytest.mark.slow
 
@@ -78,43 +86,88 @@ def test_predict_in_an_empty_folder_repeats_what_evaluate_reported(
     assert reported["loss"] == pytest.approx(losses / steps, abs=1e-6)
 
 
-def test_mlflows_command_where_the_project_cannot_be_imported_gives_the_same_labels(
-    finished: Finished, tmp_path: Path
-) -> None:
+# What a data scientist without the project runs: URI, rows, where the answers go.
+LOAD = """
+import json, sys
+import mlflow, pandas
+rows = json.load(open(sys.argv[2]))
+model = mlflow.pyfunc.load_model(sys.argv[1])
+whole = model.predict(pandas.DataFrame(rows)).to_dict("records")
+single = [model.predict(pandas.DataFrame([row])).to_dict("records")[0] for row in rows[:3]]
+json.dump([whole, single], open(sys.argv[3], "w"), default=lambda value: value.tolist())
+"""
+
+
+@contextmanager
+def mlflow_serving(folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The URL of `mlflow models serve` with the champion; the group of its processes ends with the block."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-P", "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    command += ["-m", "models:/words@champion", "--host", "127.0.0.1", "--port", str(port)]
+    log = folder.parent / "mlflow.txt"
+    with log.open("w", encoding="utf8") as output:
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text("utf8")
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping"):
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_all_ways_to_ask_give_the_same_answers(finished: Finished, tmp_path: Path) -> None:
+    # Case B48: raw values, rows of the shortest and of the longest length of training, and longer ones.
     place, outcome = finished
-    expected = of_test(outcome)
+    evaluated = of_test(outcome)
     folder, startup = tmp_path / "empty", tmp_path / "startup"
     folder.mkdir()
     startup.mkdir()
     (startup / "sitecustomize.py").write_text(STRANGER, "utf8")
     words = pq.read_table(place.path / "words.parquet", columns=["id", "frames"]).to_pylist()
-    asked = [row for row in words if row["id"] in expected]
-    assert {len(row["frames"]) for row in asked} >= {1, 9}
-    # Longer than any row of training.
-    asked.append({"id": "long", "frames": asked[0]["frames"] * 10})
-    pq.write_table(pa.Table.from_pylist(asked[-1:]), tmp_path / "long.parquet")
-    expected |= ask(place, tmp_path / "answers.parquet", data=tmp_path / "long.parquet", cwd=tmp_path)
-    (tmp_path / "rows.json").write_text(json.dumps({"dataframe_records": asked}), "utf8")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(startup),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{place.path}/mlflow.db",
-    }
+    rows = sorted((row for row in words if row["id"] in evaluated), key=lambda row: len(row["frames"]))
+    assert (len(rows), len(rows[0]["frames"]), len(rows[-1]["frames"])) == (40, 1, 9)
+    frames = rows[-1]["frames"]
+    rows += [{"id": "max + 1", "frames": [*frames, frames[0]]}, {"id": "long", "frames": frames * 10}]
+    rows = [rows[0], rows[-2], *rows[1:-2], rows[-1]]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (tmp_path / "rows.json").write_text(json.dumps(rows), "utf8")
+    uri = f"sqlite:///{place.path}/mlflow.db"
+    programs = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # uvicorn is called by its name
+    )
+    stranger = {**os.environ, "PYTHONPATH": str(startup), "MLFLOW_TRACKING_URI": uri, "PATH": programs}
     refused = subprocess.run(
-        [sys.executable, "-P", "-c", "import components"], cwd=folder, env=environment, capture_output=True
+        [sys.executable, "-P", "-c", "import components"], cwd=folder, env=stranger, capture_output=True
     )
     assert b"is not here" in refused.stderr
-    command = [sys.executable, "-P", "-m", "mlflow", "models", "predict", "--env-manager", "local"]
-    command += ["-m", "models:/words@champion", "-i", "../rows.json", "-t", "json", "-o", "../out.json"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    with mlflow_serving(folder, stranger) as theirs, serving(place) as (ours, _):
+        answers = {
+            url: (http(url, rows)[0], [http(url, [row])[0][0] for row in rows[:3]]) for url in (theirs, ours)
+        }
+    load = [sys.executable, "-P", "-c", LOAD, "models:/words@champion"]
+    load += [str(tmp_path / "rows.json"), str(tmp_path / "out.json")]
+    done = subprocess.run(load, cwd=folder, env=stranger, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not list(folder.iterdir())
-    answers = json.loads((tmp_path / "out.json").read_text("utf8"))["predictions"]
-    assert len(answers) == len(expected) == 41
-    for row, answer in zip(asked, answers, strict=True):
-        assert answer["id"] == row["id"]
-        assert answer["labels"] == expected[row["id"]]["labels"]
-        assert answer["probabilities"] == pytest.approx(expected[row["id"]]["probabilities"], abs=1e-6)
+    answers["pyfunc"] = tuple(json.loads((tmp_path / "out.json").read_text("utf8")))
+    expected = ask(place, tmp_path / "answers.parquet", data=tmp_path / "rows.parquet", cwd=tmp_path)
+    assert len(expected) == 42
+    for whole, single in answers.values():
+        assert [answer["id"] for answer in whole] == [row["id"] for row in rows]
+        for answer in [*whole, *single]:
+            for other in (expected[answer["id"]], evaluated.get(answer["id"], answer)):
+                assert answer["labels"] == other["labels"]
+                assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+        assert len(single[1]["labels"]) == 10
 
 
 def test_five_rows_in_a_folder_of_files_come_back_in_their_order(finished: Finished, tmp_path: Path) -> None:

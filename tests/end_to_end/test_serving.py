@@ -40,11 +40,11 @@ def serving(place: Place, *options: str) -> Iterator[tuple[str, "subprocess.Pope
         process.communicate()
 
 
-def ask(url: str, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+def ask(url: str, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
     body = json.dumps({"dataframe_records": rows}).encode()
     request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
-        return json.loads(response.read())["predictions"], response.headers["X-Recurra-Model"]
+        return json.loads(response.read())["predictions"], response.headers.get("X-Recurra-Model")
 
 
 def rows_of(place: Place) -> list[dict[str, Any]]:
