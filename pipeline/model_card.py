@@ -89,6 +89,7 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "num_epochs": len(_read(folder.checkpoints / "history.json") or []),
         "searched": settings.tune is not None or (folder.tune / "best.yaml").exists(),
         "seed": settings.train.seed,
+        "temperature": about.get("temperature", 1.0),  # models from before there were temperatures have none
         "scores": [_score(name, test, baselines) for name in SHOWN_METRICS if test.get(name) is not None],
         "baselines": [each["name"].replace("_", " ") for each in baselines],
         "confidence": settings.gate.confidence,

@@ -255,19 +255,30 @@ class Cluster:
     def _init_local(self, ray: Any) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
         try:
-            ray.init(
-                address="local",
-                num_cpus=local_cpus(self.num_cpus),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
-        except (OSError, RuntimeError, ConnectionError) as error:
-            raise ClusterError(
-                f"Ray could not be started on this machine: {error}.", hint="See `recurra doctor`."
-            ) from error
+            self._start_local(ray)
+        except (TypeError, ValueError):
+            raise  # a mistake of ours
+        except Exception as error:
+            # A plain Exception where half a minute was too short on a busy machine (2.60).
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise _not_started(error) from error
+            self.note("Ray did not start within half a minute; once more.")
+            try:
+                self._start_local(ray)
+            except Exception as again:
+                raise _not_started(again) from again
         _protect_token()
+
+    def _start_local(self, ray: Any) -> None:
+        ray.init(
+            address="local",
+            num_cpus=local_cpus(self.num_cpus),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
 
     def _init_remote(self, ray: Any, address: str) -> None:
         check_address(address)
@@ -348,6 +359,13 @@ def _room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> 
     # Five fifths of a GPU are a whole one, whatever their sum in binary.
     times = [[int(node.get(name, 0) / count + 1e-9) for name, count in asked.items()] for node in nodes]
     return sum(map(min, times))
+
+
+def _not_started(error: Exception) -> ClusterError:
+    return ClusterError(
+        f"Ray could not be started on this machine: {_first_line(error)}",
+        hint="Is it very busy, or short of memory or disk (`recurra doctor`)? The same command goes on.",
+    )
 
 
 def local_cpus(wanted: int) -> int:

@@ -283,6 +283,7 @@ def _log_scores(tracker: Tracker, folder: RunFolder) -> None:
     details = folder.evaluation / DETAILS
     if details.exists():
         tracker.log_metrics(scores_by_class(json.loads(details.read_text("utf8"))))
+    tracker.log_metrics({"temperature": bundles.describe(folder.bundle).get("temperature")})
 
 
 def scores_by_class(details: Mapping[str, Any]) -> dict[str, float]:

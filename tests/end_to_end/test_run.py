@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -56,6 +57,16 @@ def test_a_run_reports_what_the_contract_says(finished: Finished) -> None:
         "evaluation/examples.json", "evaluation/verdict.json", "report.html",
     ):  # fmt: skip
         assert (run / name).exists(), name
+
+
+def test_the_temperature_is_in_mlflow_and_on_the_card(finished: Finished) -> None:
+    place, outcome = finished
+    run = Path(outcome["run_dir"])
+    temperature = json.loads((run / "bundle" / "bundle.json").read_text("utf8"))["temperature"]
+    with sqlite3.connect(place.path / "mlflow.db") as database:
+        logged = database.execute("select value from metrics where key = 'temperature'").fetchall()
+    assert logged == [(temperature,)]
+    assert f"at temperature {temperature:.4f}" in (run / "evaluation" / "README.md").read_text("utf8")
 
 
 def test_the_same_run_again_reuses_everything_at_once(finished: Finished) -> None:

@@ -253,3 +253,42 @@ def test_leaving_stops_every_process(root: Path) -> None:
     while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.2)
+
+
+class NeverThere:
+    """A Ray on a machine that is too busy: what its start raises cannot be brought about at will."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.num_shutdowns = list(errors), 0
+
+    def init(self, **options: Any) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def shutdown(self) -> None:
+        self.num_shutdowns += 1
+
+
+SLOW = "The current node timed out during startup. This could happen because some of the raylet failed"
+
+
+def test_a_ray_that_starts_too_slowly_is_started_once_more() -> None:
+    ray, notes = NeverThere(Exception(SLOW)), []
+    Cluster(address=None, note=notes.append)._init_local(ray)
+    assert ray.num_shutdowns == 1
+    assert notes == ["Ray did not start within half a minute; once more."]
+
+
+@pytest.mark.parametrize("errors", [[Exception(SLOW), Exception(SLOW)], [OSError("No space left on device")]])
+def test_a_ray_that_does_not_start_is_an_error_of_the_surroundings(errors: list[Exception]) -> None:
+    said = str(errors[-1])
+    with pytest.raises(ClusterError, match="Ray could not be started on this machine: ") as caught:
+        Cluster(address=None)._init_local(NeverThere(*errors))
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert "recurra doctor" in caught.value.hint
+
+
+def test_a_mistake_of_ours_in_starting_ray_stays_one() -> None:
+    with pytest.raises(ValueError, match="no such option"):
+        Cluster(address=None)._init_local(NeverThere(ValueError("no such option")))
