@@ -1,7 +1,10 @@
 """What answers: the model in this process, or in worker processes of a cluster."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,7 +36,10 @@ class Here:
 
     def __init__(self, bundle: Path) -> None:
         self._bundle = bundle
-        _opened(bundle)
+        # What TensorFlow calls errors later on are remarks on this machine; errors come as exceptions.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with _hushed():
+            _opened(bundle)
 
     def answer(self, columns: Columns, *, n_best: int, distribution: bool) -> dict[str, list[Any]]:
         """One answer per row; see Replica."""
@@ -73,6 +79,26 @@ def answer(
         return _opened(bundle).predict(columns, n_best=n_best, distribution=distribution), ""
     except ValueError as error:
         return None, str(error)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing on stderr, unless it ends with an error.
+
+    TensorFlow says at its start what nobody needs to know, whatever its log level (2.21).
+    """
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(stderr, kept.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 @functools.lru_cache(maxsize=2)  # the old one and the new one while they change places

@@ -9,7 +9,6 @@ One replica lives in this process; more of them, or a cluster, are worker proces
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,8 +92,6 @@ def serve(
         )
     if options.follow and "@" not in model:
         raise ModelError(f"--follow needs an alias, received {model!r}.", hint="Give models:/name@alias.")
-    # TensorFlow reads it when it is loaded; what it says as an error at its start is none.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _bound(options.host, options.port) as listening:
         source = _Source(model, options, tracking_uri, cluster, scratch, console)
         server = _Server(source, options, console)

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from pipeline.backends.cluster import WorkerLost
-from pipeline.jobs.replicas import BadRows, Elsewhere, Here
+from pipeline.jobs.replicas import BadRows, Elsewhere, Here, _hushed
 
 ROWS = {"id": ["a", "b"], "frames": [[[1.0, 2.0]], [[3.0, 1.0], [0.0, 5.0]]]}
 
@@ -45,3 +47,14 @@ def test_rows_that_do_not_fit_are_told(evaluated):
     for replica in (Here(evaluated.folder.bundle), Elsewhere(evaluated.folder.bundle, Lives(), None, None)):
         with pytest.raises(BadRows, match="row 1"):
             replica.answer(bad, n_best=0, distribution=False)
+
+
+def test_what_is_said_at_the_start_of_a_model_is_heard_only_when_it_fails(capfd):
+    with _hushed():
+        os.write(2, b"I0000 a stub could not be found\n")
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "afterwards\n"
+    with pytest.raises(OSError, match="gone"), _hushed():
+        os.write(2, b"E0000 a file could not be read\n")
+        raise OSError("gone")
+    assert capfd.readouterr().err == "E0000 a file could not be read\n"
