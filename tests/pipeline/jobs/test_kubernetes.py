@@ -126,6 +126,12 @@ def test_the_schemas_know_a_mistake_when_they_see_one(conf: Path, root: Path) ->
         assert len(faults(found[kind], root)) == 1, kind
 
 
+def test_the_claim_in_the_guide_is_what_the_schema_says(root: Path) -> None:
+    text = (root / "docs" / "guides" / "kubernetes.md").read_text("utf8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert faults(yaml.safe_load(block), root) == []
+
+
 def test_what_kuberay_checks_in_code_holds(conf: Path) -> None:
     settings = line_settings(Path("lines.parquet"), train={"nodes": 3})
     job = objects(a_run(conf, settings=settings))["RayJob"]
