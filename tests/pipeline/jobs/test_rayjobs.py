@@ -204,13 +204,11 @@ def test_the_exit_code_is_that_of_the_run(
     assert "Hint: Apply the Role" in capsys.readouterr().err
 
 
-def test_it_stays_far_below_the_memory_of_its_pod(root: Path) -> None:
-    code = (
-        "import pipeline.jobs.rayjobs, resource, sys; "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == 'linux' else 2**20))"
-    )
+def test_it_loads_nothing_large_into_its_small_pod(root: Path) -> None:
+    code = "import pipeline.jobs.rayjobs, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)
-    assert int(done.stdout) < 64  # of 128 MiB
+    large = {"mlflow", "numpy", "pandas", "pyarrow", "pydantic", "ray", "sqlalchemy", "tensorflow"}
+    assert not large & set(done.stdout.split())
 
 
 def test_it_ends_on_sigterm_as_the_first_process_of_its_container_too(
