@@ -148,8 +148,8 @@ kubernetes_options = (
         help="Kubernetes: a PersistentVolumeClaim, which pods see as /project; runs go to /project/runs.",
     ),
     click.option(
-        "--secret",
-        "secrets",
+        "--from-secret",
+        "from_secrets",
         multiple=True,
         metavar="VARIABLE=SECRET/KEY",
         help="Kubernetes: a variable of the pods whose value is in a Secret of the cluster.",
@@ -165,7 +165,8 @@ kubernetes_options = (
         help="Kubernetes: that of each pod.",
     ),
 )
-"""What a manifest for Kubernetes is made of; `pipeline.jobs.pods.pods_of` takes them by these names."""
+POD_OPTIONS = ("image", "namespace", "claim", "from_secrets", "cpus", "memory")
+"""The names of these, by which `pipeline.jobs.pods.pods_of` takes them."""
 
 gpu_option = click.option(
     "--require-gpu",

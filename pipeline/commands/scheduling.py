@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline.commands.options import (
+    POD_OPTIONS,
     Command,
     Common,
     InOrder,
@@ -20,7 +21,6 @@ from pipeline.commands.options import (
 )
 
 STARTED = "start"  # of the commands the one that needs no name
-POD_OPTIONS = ("image", "namespace", "claim", "secrets", "cpus", "memory")
 
 
 class _StartsUnlessNamed(InOrder):

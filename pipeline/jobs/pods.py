@@ -57,14 +57,14 @@ def pods_of(
     image: str | None,
     namespace: str = "default",
     claim: str | None = None,
-    secrets: Iterable[str] = (),
+    from_secrets: Iterable[str] = (),
     cpus: int = 4,
     memory: str = "16Gi",
 ) -> Pods:
     """As many pods as `train.nodes` says, each with what `train.devices` needs.
 
     Args:
-        secrets: as VARIABLE=SECRET/KEY.
+        from_secrets: as VARIABLE=SECRET/KEY.
 
     Raises:
         SettingsError: with everything that is missing, or that no cluster can make sense of.
@@ -73,12 +73,12 @@ def pods_of(
     if image is None:
         hint = "build docker/Dockerfile, and push it to where the cluster pulls from"
         problems.append(Problem("--image", "", "is missing: what the pods run", hint))
-    for text in secrets:
+    for text in from_secrets:
         found = _KEY_OF_SECRET.fullmatch(text)
         if found is None:
             # Somebody may have written the secret itself.
             message = f"{text.partition('=')[0]!r} is not given as VARIABLE=SECRET/KEY"
-            problems.append(Problem("--secret", "", message, "name a Secret of the cluster and its key"))
+            problems.append(Problem("--from-secret", "", message, "name a Secret of the cluster and its key"))
         else:
             keys[found[1]] = SecretKey(found[2], found[3])
     if not _QUANTITY.fullmatch(memory):
@@ -130,7 +130,7 @@ def variables_of(variables: Mapping[str, str], pods: Pods, settings: Settings) -
                 problems.append(Problem("--print", "data.path", message, hint))
     for name, value in found.items():
         if redact(value) != value:
-            hint = f"put it into a Secret of the cluster, and name it with --secret {name}=SECRET/KEY"
+            hint = f"put it into a Secret of the cluster, and name it with --from-secret {name}=SECRET/KEY"
             problems.append(Problem(name, "", "holds a password", hint))
     if problems:
         raise SettingsError(problems)

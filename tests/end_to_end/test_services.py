@@ -32,7 +32,10 @@ from tests.end_to_end.conftest import SETTINGS, words
 from tests.end_to_end.test_cluster import free_port
 from tests.pipeline.backends.test_cluster import descendants
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="what stands for tini needs prctl(2)"),
+]
 
 # The first process of a container: what its children leave behind stays below it.
 TINI = """#!{python}

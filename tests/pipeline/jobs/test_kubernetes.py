@@ -104,7 +104,7 @@ def test_what_is_printed_is_what_the_schemas_say(
     conf: Path, root: Path, devices: str, nodes: int, rules: dict[str, Any]
 ) -> None:
     settings = line_settings(Path("lines.parquet"), train={"devices": devices, "nodes": nodes})
-    secret = {"secrets": ("AWS_SECRET_ACCESS_KEY=store/secret.key",)}
+    secret = {"from_secrets": ("AWS_SECRET_ACCESS_KEY=store/secret.key",)}
     for text in (
         a_run(conf, settings=settings, options=secret),
         a_schedule(conf, settings=settings, options=secret, **rules),
@@ -213,7 +213,7 @@ def test_pods_have_no_rights_they_do_not_need(conf: Path) -> None:
 
 
 def test_secrets_are_named_and_never_written(conf: Path) -> None:
-    options = {"secrets": ("RECURRA_TRACKING_URI=tracker/uri", "AWS_SECRET_ACCESS_KEY=store/key")}
+    options = {"from_secrets": ("RECURRA_TRACKING_URI=tracker/uri", "AWS_SECRET_ACCESS_KEY=store/key")}
     variables = {**VARIABLES, "RECURRA_TRACKING_URI": "postgresql://me:S3CR3T-xyz@db/mlflow"}
     text = a_run(conf, options=options, variables=variables)
     assert "S3CR3T" not in text

@@ -23,16 +23,16 @@ def test_pods_get_what_the_devices_need(devices: str, cpus: int, expected: tuple
 
 
 def test_secrets_are_named_by_secret_and_key() -> None:
-    pods = pods_of(SETTINGS, image="i", secrets=["A_B=store/the.key", "C=x.y/k"])
+    pods = pods_of(SETTINGS, image="i", from_secrets=["A_B=store/the.key", "C=x.y/k"])
     assert pods.secrets == {"A_B": SecretKey("store", "the.key"), "C": SecretKey("x.y", "k")}
 
 
 def test_everything_wrong_is_said_at_once_and_without_the_secret() -> None:
     settings = line_settings(Path("lines.parquet"), train={"devices": "gpu:all"})
     with pytest.raises(SettingsError) as caught:
-        pods_of(settings, image=None, secrets=["PASSWORD=S3CR3T-xyz"], memory="a lot")
+        pods_of(settings, image=None, from_secrets=["PASSWORD=S3CR3T-xyz"], memory="a lot")
     assert len(caught.value.problems) == 4
-    for said in ("--image", "--secret", "'PASSWORD'", "--memory", "'a lot'", "train.devices"):
+    for said in ("--image", "--from-secret", "'PASSWORD'", "--memory", "'a lot'", "train.devices"):
         assert said in str(caught.value)
     assert "S3CR3T" not in str(caught.value)
 
@@ -60,7 +60,12 @@ def test_what_a_secret_gives_is_left_to_it() -> None:
         ({"RECURRA_STORAGE": "s3://runs"}, None, "/somewhere/a.parquet", "data.path"),
         ({"RECURRA_TRACKING_URI": "sqlite:////somewhere/m.db"}, "data", "a.parquet", "--tracking-uri"),
         ({"RECURRA_ARTIFACTS": "file:///somewhere"}, "data", "a.parquet", "--artifacts"),
-        ({"RECURRA_TRACKING_URI": "postgresql://me:S3CR3T@db/m"}, "data", "a.parquet", "--secret RECURRA_TR"),
+        (
+            {"RECURRA_TRACKING_URI": "postgresql://a:S3CR3T@b/m"},
+            "data",
+            "a.parquet",
+            "--from-secret RECURRA_TR",
+        ),
     ],
 )
 def test_what_pods_do_not_see_or_must_not_hold_is_refused(
