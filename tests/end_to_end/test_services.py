@@ -181,7 +181,7 @@ def services(
         "ray-worker": [*apart[1], "--num-cpus=4"],
         "store": [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")],
     }
-    variables = {"RECURRA_CONF": "conf/words.yaml", "RECURRA_CRON": "*/2 * * * * *"}
+    variables = {"RECURRA_CONF": "conf/words.yaml", "RECURRA_CRON": "*/10 * * * * *"}
     compose = read(root / "docker" / "compose.yaml", variables)
     compose["services"]["store"]["environment"] = {}
     found = Services(compose, tmp_path, places, more)
