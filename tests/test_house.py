@@ -17,7 +17,7 @@ from conf.schema import Section, Settings
 from conf.spaces import Dimension
 
 PACKAGES = ("pipeline", "components", "conf")
-SCRIPTS = (".ci/run", "scripts/demo", "scripts/setup", "scripts/test")
+SCRIPTS = (".ci/run", "docker/make-secrets", "scripts/demo", "scripts/setup", "scripts/test")
 MAX_FUNCTION_LINES = 60
 SHIPPED_IMPORTS = sys.stdlib_module_names | {"numpy", "tensorflow"}
 SLOW_TO_IMPORT = ("tensorflow", "keras", "ray", "mlflow", "pandas", "sklearn")

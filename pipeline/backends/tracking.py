@@ -70,12 +70,14 @@ class Store:
     ) -> None:
         """`artifacts` is the URI below which files go when this is a database.
 
-        Without it they go beside the file for SQLite, else into the folder `beside`.
+        Without it they go beside the file for SQLite, else into the folder `beside`. A server decides itself.
         """
         self.uri, self.patience = uri, patience
         self._database = sqlite_path(uri)
         self._asked = artifacts
         folder = self._database.parent if self._database else beside
+        if scheme_of(uri) in ("http", "https"):
+            folder = None
         self.artifacts = artifacts or (folder and (folder / "mlartifacts").as_uri())
         self._client: Any = None
         self._opening = threading.Lock()

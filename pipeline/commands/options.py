@@ -135,6 +135,39 @@ class InOrder(click.Group):
 
 alias_option = click.option("--alias", default="champion", show_default=True, help="Which alias.")
 
+kubernetes_options = (
+    click.option(
+        "--image", metavar="IMAGE", help="Kubernetes: what pods run, as built from docker/Dockerfile."
+    ),
+    click.option(
+        "--namespace", default="default", show_default=True, metavar="NAME", help="Kubernetes: of everything."
+    ),
+    click.option(
+        "--claim",
+        metavar="NAME",
+        help="Kubernetes: a PersistentVolumeClaim, which pods see as /project; runs go to /project/runs.",
+    ),
+    click.option(
+        "--from-secret",
+        "from_secrets",
+        multiple=True,
+        metavar="VARIABLE=SECRET/KEY",
+        help="Kubernetes: a variable of the pods whose value is in a Secret of the cluster.",
+    ),
+    click.option(
+        "--cpus", default=4, show_default=True, type=click.IntRange(1), help="Kubernetes: CPUs of each pod."
+    ),
+    click.option(
+        "--memory",
+        default="16Gi",
+        show_default=True,
+        metavar="AMOUNT",
+        help="Kubernetes: that of each pod.",
+    ),
+)
+POD_OPTIONS = ("image", "namespace", "claim", "from_secrets", "cpus", "memory")
+"""The names of these, by which `pipeline.jobs.pods.pods_of` takes them."""
+
 gpu_option = click.option(
     "--require-gpu",
     is_flag=True,

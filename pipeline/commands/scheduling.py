@@ -7,11 +7,13 @@ from typing import Any
 import click
 
 from pipeline.commands.options import (
+    POD_OPTIONS,
     Command,
     Common,
     InOrder,
     Real,
     common_options,
+    kubernetes_options,
     load_settings,
     settings_parameters,
     surroundings,
@@ -103,9 +105,10 @@ _timetable_options = (
 @click.option(
     "--print",
     "manifest",
-    type=click.Choice(["crontab", "systemd"]),
+    type=click.Choice(["crontab", "systemd", "kubernetes"]),
     help="Print what keeps the same schedule elsewhere instead.",
 )
+@with_parameters(*kubernetes_options)
 @common_options
 def start(
     conf: Sequence[Path],
@@ -116,17 +119,19 @@ def start(
     name: str | None,
     manifest: str | None,
     common: Common,
-    **rules: Any,
+    **given: Any,
 ) -> None:
     """Lead a schedule until it is stopped."""
     from pipeline.jobs import schedules
     from pipeline.jobs.schedule import Rules
 
     settings = load_settings(conf, overrides)
+    name = name or settings.name
+    pods = {option: given.pop(option) for option in POD_OPTIONS}
+    rules = Rules(**given)
     shared: dict[str, Any] = {
         "cron": cron,
         "zone": timezone,
-        "command": schedules.retrain_command(conf, overrides),
         "variables": schedules.surroundings(
             storage=common.storage,
             tracking_uri=common.tracking_uri,
@@ -134,15 +139,24 @@ def start(
             artifacts=common.artifacts,
         ),
     }
+    if manifest == "kubernetes":
+        from pipeline.jobs import kubernetes
+
+        text = kubernetes.scheduled(
+            name, settings=settings, conf=conf, overrides=overrides, rules=rules, options=pods, **shared
+        )
+        common.console.result(text, {"manifest": text})
+        return
+    shared["command"] = schedules.retrain_command(conf, overrides)
     if manifest is not None:
         from pipeline.jobs.manifests import MANIFESTS
 
-        text = MANIFESTS[manifest](name=name or settings.name, folder=Path.cwd(), **shared)
+        text = MANIFESTS[manifest](name=name, folder=Path.cwd(), **shared)
         common.console.result(text, {"manifest": text})
         return
     schedules.lead(
-        name or settings.name,
-        rules=Rules(**rules),
+        name,
+        rules=rules,
         state=state,
         storage=common.storage,
         console=common.console,

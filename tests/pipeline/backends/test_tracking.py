@@ -450,7 +450,16 @@ def test_a_server_that_answers_503_and_then_comes_back_has_everything_once(tmp_p
         (step, 1 / (step + 1), int((1e9 + step) * 1000)) for step in range(300)
     ]
     assert {file.path for file in client.list_artifacts(runs["run-1"].info.run_id)} == {"settings.yaml"}
+    # The server keeps the files where it was told to, and this machine keeps none.
+    assert list((tmp_path / "files").rglob("settings.yaml"))
+    assert not list(tmp_path.rglob("mlartifacts"))
     stop(server)
+
+
+@pytest.mark.parametrize("uri", ["http://mlflow:5000", "https://mlflow.example.org/here"])
+def test_a_server_decides_where_files_go(tmp_path, uri):
+    assert Store(uri, beside=tmp_path).artifacts is None
+    assert Store("postgresql://db/mlflow", beside=tmp_path).artifacts == (tmp_path / "mlartifacts").as_uri()
 
 
 @pytest.mark.slow

@@ -43,3 +43,22 @@ def test_without_a_command_a_schedule_is_started_or_printed(
     assert json.loads(capsys.readouterr().out) == short
     assert "0 3 * * *" in short["manifest"]
     assert "retrain" in short["manifest"]
+
+
+def test_for_kubernetes_a_schedule_is_printed_whole_or_not_at_all(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["lines.yaml", "--cron", "0 3 * * *", "--print", "kubernetes"]
+    said = failure(capsys, "schedule", *given, "--json")["error"]
+    assert "--image" in said
+    given += ["--image", "recurra:cpu"]
+    said = failure(capsys, "schedule", *given, "--json")["error"]
+    assert "--storage" in said and "--tracking-uri" in said and "data.path" in said
+    given += ["--claim", "data", "--tracking-uri", "http://mlflow:5000", "--namespace", "models"]
+    assert call("schedule", *given) == 0
+    shown = capsys.readouterr().out
+    assert call("schedule", *given, "--json") == 0
+    # Long lines too, whatever the width of the terminal.
+    assert json.loads(capsys.readouterr().out)["manifest"].rstrip() == shown.rstrip()
+    assert shown.count("namespace: models") == 8
+    assert failure(capsys, "schedule", *given, "--overlap", "queue", "--json")["exit_code"] == 2
