@@ -21,6 +21,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from conf.sections import MAX_SEED as MAX_SEED
 from conf.sections import (
+    RANKING_METRICS,
     SMALLER_IS_BETTER,
     SPAN_METRICS,
     Metric,
@@ -851,14 +852,17 @@ def _has_ceiling(value: object) -> object:
 
 
 CeilingMetric = Annotated[Literal["loss", "ece"], BeforeValidator(_has_ceiling)]
+RankingMetric = Literal["roc_auc", "pr_auc", "top_3_accuracy", "top_5_accuracy"]
 Floor = Annotated[float, Field(ge=0, le=1)]
 
 
 class GateSettings(Section):
     """What a model must reach to be promoted."""
 
-    floors: dict[FloorMetric, Floor] = Field(
-        default={}, description="For each metric named, the least value on the test rows."
+    floors: dict[FloorMetric | RankingMetric, Floor] = Field(
+        default={},
+        description="For each metric named, the least value on the test rows. A classifier may also be held "
+        "to roc_auc, pr_auc, top_3_accuracy and top_5_accuracy.",
     )
     ceilings: dict[CeilingMetric, Annotated[float, Field(ge=0)]] = Field(
         default={}, description="For each metric named, the largest value on the test rows."
@@ -1066,6 +1070,9 @@ class Settings(Section):
                 _refuse_sequence_accuracy(metric, at=f"floors.{metric}")
             for metric in {metric for floors in section.slices.values() for metric in floors}:
                 _refuse_sequence_accuracy(metric, at="slices")
+        if isinstance(section, GateSettings) and task == "labelling":
+            for metric in section.floors:
+                _refuse_ranking(metric, at=f"floors.{metric}")
         for at, name in _metrics_of(section):
             _check_spans(name, task, info.data.get("data"), at=at)
         return section
@@ -1159,6 +1166,11 @@ def _refuse_sequence_accuracy(metric: str | None, *, at: str) -> None:
             at=at,
             hint="A classifier's accuracy is already per sequence.",
         )
+
+
+def _refuse_ranking(metric: str, *, at: str) -> None:
+    if metric in RANKING_METRICS:
+        raise conflict(f"{metric} is for classification", at=at, hint="A labeller has accuracy or macro_f1.")
 
 
 def _metrics_of(section: Section) -> list[tuple[str, str]]:

@@ -21,6 +21,8 @@ Metric = Literal[
     "span_f1",
 ]
 SPAN_METRICS = ("span_precision", "span_recall", "span_f1")
+# Of a classifier's test rows alone, from all of its probabilities.
+RANKING_METRICS = ("roc_auc", "pr_auc", "top_3_accuracy", "top_5_accuracy")
 SMALLER_IS_BETTER = ("loss", "ece")
 MAX_SEED = 2**32 - 1
 

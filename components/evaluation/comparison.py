@@ -171,7 +171,8 @@ class _Case:
     def limits(self) -> list[Rule]:
         """The rules on the test rows as a whole."""
         confidence = self.gate.confidence
-        floors, ceilings = self.gate.floors.items(), self.gate.ceilings.items()
+        floors = [(name, least) for name, least in self.gate.floors.items() if name in METRICS]
+        ceilings = self.gate.ceilings.items()
         return [
             *(floor(name, self.measure(name), least, confidence=confidence) for name, least in floors),
             *(ceiling(name, self.measure(name), most, confidence=confidence) for name, most in ceilings),

@@ -1,20 +1,24 @@
 """What a model must reach whatever the champion does: a rule for each limit of the gate's settings.
 
-floors, ceilings   a metric on the test rows
+floors, ceilings   a metric on the test rows; of scores from all probabilities, as the evaluation has them
 slices             a metric on some of them, from evaluation/slices.json
 examples           rows that must come out right, from evaluation/examples.json
 max_size_mb, max_latency_ms
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from components.evaluation.latencies import Latency
 from components.evaluation.verdicts import Rule
 from conf.schema import GateSettings
+from conf.sections import RANKING_METRICS
 
 NUM_SHOWN = 30
+# Why there is no area under a curve, and no accuracy among the top.
+NO_AREA = "they hold no label beside others, or are too many for one evaluation"
+NO_TOP = "there are no more labels than that, or the rows are too many for one evaluation"
 
 Slices = Mapping[str, Sequence[Mapping[str, Any]]]
 Found = tuple[float | None, float | None, float | None]  # a score and its bounds
@@ -28,10 +32,14 @@ class Measured:
     examples: Mapping[str, Any] | None = None  # {"num", "num_right", "rows"}
     size_mb: float | None = None
     latency: Latency | None = None
+    ranking: Mapping[str, Any] = field(default_factory=dict)  # scores from all probabilities, with bounds
 
 
 def beside(gate: GateSettings, measured: Measured) -> Iterator[Rule]:
-    """The rules on slices, examples, size and latency, as far as they were asked for."""
+    """The rules on ranking, slices, examples, size and latency, as far as they were asked for."""
+    for metric, least in gate.floors.items():
+        if metric in RANKING_METRICS:
+            yield _ranking(metric, measured.ranking, least, confidence=gate.confidence)
     for name, floors in gate.slices.items():
         yield from _slices(name, floors, measured.slices, confidence=gate.confidence)
     if measured.examples is not None and measured.examples["num"]:
@@ -49,6 +57,16 @@ def floor(metric: str, found: Found, least: float, *, confidence: float, part: s
     words = f"{'reaches' if holds else 'misses'} the floor of {least:g}", f"at least {least:g}"
     name = "slice" if part else "floor"
     return _limit(name, holds, metric, found, least, words, confidence=confidence, part=part)
+
+
+def _ranking(metric: str, scores: Mapping[str, Any], least: float, *, confidence: float) -> Rule:
+    """The floor of a score that only all probabilities together have; one that does not exist misses it."""
+    found = scores.get(metric), scores.get(f"{metric}_low"), scores.get(f"{metric}_high")
+    rule = floor(metric, found, least, confidence=confidence)
+    if found[0] is not None:
+        return rule
+    why = NO_TOP if metric.startswith("top_") else NO_AREA
+    return replace(rule, sentence=f"There is no {metric} on the test rows: {why}.")
 
 
 def ceiling(metric: str, found: Found, most: float, *, confidence: float) -> Rule:

@@ -90,6 +90,7 @@ class Judge:
             examples=_read(folder.evaluation / "examples.json", None),
             size_mb=size,
             latency=latency,
+            ranking=_read(folder.evaluation / "metrics.json", {}).get("test", {}),
         )
 
     def _answers(self, champion: Version) -> tuple["pa.Table | None", "Obstacle | None"]:

@@ -46,6 +46,31 @@ def test_without_limits_there_are_no_rules():
     assert rules(Measured(slices=SLICES, size_mb=3.0, latency=Latency(5.0, 9, "here"))) == []
 
 
+@pytest.mark.parametrize(
+    ("scores", "holds", "told"),
+    [
+        (
+            {"roc_auc": 0.95, "roc_auc_low": 0.9, "roc_auc_high": 0.97},
+            True,
+            "roc_auc 0.9500 (95 % interval 0.9",
+        ),
+        ({"roc_auc": 0.85, "roc_auc_low": 0.8, "roc_auc_high": 0.9}, False, "misses the floor of 0.9"),
+        ({"roc_auc": None}, False, "There is no roc_auc on the test rows: they hold no label beside others"),
+        ({}, False, "There is no roc_auc on the test rows"),
+    ],
+)
+def test_a_floor_on_a_ranking_is_held_against_what_was_evaluated(scores, holds, told):
+    (rule,) = rules(Measured(ranking=scores), floors={"roc_auc": 0.9, "accuracy": 0.5})
+    assert (rule.name, rule.holds, rule.asked) == ("floor", holds, "at least 0.9")
+    assert told in rule.sentence
+
+
+def test_among_the_top_of_too_few_labels_there_is_no_accuracy():
+    (rule,) = rules(Measured(ranking={"roc_auc": 0.9}), floors={"top_5_accuracy": 0.9})
+    assert not rule.holds
+    assert "no more labels than that" in rule.sentence
+
+
 def test_a_floor_on_a_family_holds_for_each_of_its_slices():
     first, second = on_slices(None, length={"accuracy": 0.8})
     assert (first.holds, second.holds) == (True, False)
