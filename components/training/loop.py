@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from components.data.batches import Batch, Plan, SequenceSet, ahead, static_lengths, training_plan
-from components.errors import CheckpointError, TrainingDiverged
+from components.errors import CheckpointError, DataError, TrainingDiverged
 from components.metrics import SUMS, Sums, Tally
 from components.networks import models
 from components.networks.crf import Allowed
 from components.served.predictor import batches
-from components.spans import Tagging
+from components.spans import Tagging, find
 from components.training import kernels, optimizers, strategy
 from components.training.checkpoints import Checkpoints
 from components.training.progress import Progress, is_better, plateau_scale
@@ -82,7 +82,8 @@ def fit(
         should_stop: asked after every step; of several workers about once a second, and any can stop all.
 
     Raises:
-        DataError: a class weight is given for a label that the rows do not have.
+        DataError: a class weight is given for a label that the rows do not have, or the best epoch is to be
+            chosen by spans and the validation rows hold none.
         TrainingDiverged: the loss became NaN or infinite; no checkpoint holds such weights.
         ClusterError: the devices or the workers asked for are not there.
         CheckpointError: the checkpoints belong to other settings, all are damaged, or workers read different
@@ -110,6 +111,7 @@ class _Run:
         self.training, self.checkpoints = training, checkpoints
         self.model, self.tagging = model, tagging
         self.metric = training.early_stopping.metric
+        self._require_spans()
         self.static = static_lengths(np.concatenate([train.lengths, valid.lengths])) if model.unroll else None
         self.weighing = Weighing.of(train, training, labels)
         self.at = _Position()
@@ -147,6 +149,16 @@ class _Run:
             )
         self.votes = Votes(self.steps.workers, should_stop)
         self.resumed = self._resume()
+
+    def _require_spans(self) -> None:
+        """A score of spans tells epochs apart only where the validation rows hold some."""
+        if self.tagging is None or "span" not in self.metric:
+            return
+        if not len(find(self.valid.y, self.valid.lengths, self.tagging, reading="strict")):
+            raise DataError(
+                f"train.early_stopping.metric is {self.metric}, and no validation row holds a span.",
+                hint="Choose the best epoch by loss or accuracy, or give validation rows with spans.",
+            )
 
     def _resume(self) -> bool:
         saved = self.checkpoints.load()

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.errors import StorageError
+from components.errors import DataError, StorageError
 from components.training.checkpoints import HISTORY
 from components.training.progress import MUCH_WAITING, Progress, epochs_without_gain, waiting_share
 from conf.schema import Settings
@@ -190,6 +190,7 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
 
     encoding = _encoding(data)
     kept = Checkpoints(checkpoints, key)
+    _require_best(settings, checkpoints)
     best = kept.load_best()
     network = models.build(
         settings.model,
@@ -223,6 +224,17 @@ def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, targe
         "parameters": network.num_parameters,
         "scaling": scaling,
     }
+
+
+def _require_best(settings: Settings, checkpoints: Path) -> None:
+    """One epoch at least has a score; there is no precision of spans where a model never says one."""
+    history = json.loads((checkpoints / HISTORY).read_text("utf8"))
+    if not any(entry["best"] for entry in history):
+        metric = settings.train.early_stopping.metric
+        raise DataError(
+            f"None of the {len(history)} epochs has a number for {metric} on the validation rows.",
+            hint="Train longer, or choose the best epoch by loss (train.early_stopping.metric).",
+        )
 
 
 def _scale(bundle: Path, data: Path) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from components.data.batches import SequenceSet
-from components.errors import CheckpointError, ClusterError, TrainingDiverged
+from components.errors import CheckpointError, ClusterError, DataError, TrainingDiverged
 from components.networks import embeddings
+from components.spans import Tagging
 from components.training import loop
 from components.training.checkpoints import Checkpoints
 from components.training.loop import fit
@@ -184,6 +185,27 @@ def test_the_metric_of_early_stopping_picks_the_best_epoch(make_set: MakeSet, tm
     progress = list(start(make_set, tmp_path, early_stopping=stopping))
     accuracies = [entry["valid"]["accuracy"] for entry in progress[-1].history]
     assert Checkpoints(tmp_path, "key").load_best().state["epoch"] == int(np.argmax(accuracies)) + 1
+
+
+def test_epochs_are_not_told_apart_by_spans_that_the_validation_rows_do_not_hold(
+    make_set: MakeSet, tmp_path: Path
+) -> None:
+    tagging = Tagging("BIO", np.array(["O", "B", "I", "O"]), np.array([-1, 0, 0, -1]), ("x",))
+    given = {
+        "task": "labelling",
+        "labels": LABELS,
+        "model": ModelSettings(units=4),
+        "training": TrainSettings(devices="cpu:1", early_stopping=EarlyStopping(metric="span_f1")),
+        "tagging": tagging,
+    }
+    train, valid = make_set(LENGTHS), make_set([2, 4], seed=9)
+    valid.y[:] = 0
+    with pytest.raises(DataError, match="span_f1, and no validation row holds a span") as caught:
+        fit(train, valid, checkpoints=Checkpoints(tmp_path, "key"), **given)
+    assert "loss or accuracy" in caught.value.hint
+    valid.y[0] = 1
+    fit(train, valid, checkpoints=Checkpoints(tmp_path, "key"), **given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_no_checkpoint_holds_it(

@@ -1,6 +1,7 @@
 """train: the best epoch is frozen with its encoding; signals, lost workers and bad losses end as promised."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +11,22 @@ import numpy as np
 import pytest
 
 from components import bundles
-from components.errors import ClusterError, Terminated, TrainingDiverged
+from components.errors import ClusterError, DataError, Terminated, TrainingDiverged
 from components.training.progress import Progress
 from conf.points import with_point
 from pipeline.backends.cluster import WorkerLost
 from pipeline.backends.recorders import Recorder
 from pipeline.console import Console
 from pipeline.stages.search import train_trial, trial_folder
-from pipeline.stages.train import MAX_RESTARTS, _sentence, _tell_waiting, adopt, require_gpu, train_on_worker
+from pipeline.stages.train import (
+    MAX_RESTARTS,
+    _require_best,
+    _sentence,
+    _tell_waiting,
+    adopt,
+    require_gpu,
+    train_on_worker,
+)
 from tests.pipeline.conftest import QUIET, InProcess, Noting, Started, lines, start
 
 pytestmark = pytest.mark.slow
@@ -50,6 +59,15 @@ def test_early_stopping_ends_training_when_nothing_gets_better(tmp_path: Path) -
     losses = [entry["valid"]["loss"] for entry in history(run)]
     assert summary["epochs"] == len(losses) < 40
     assert len(losses) - 1 - int(np.argmin(losses)) == 2
+
+
+def test_without_any_epoch_that_has_a_score_there_is_no_best_one(tmp_path: Path) -> None:
+    run = start(tmp_path, train={"early_stopping": {"metric": "accuracy"}})
+    entries = [{"epoch": epoch, "valid": {"accuracy": math.nan}, "best": False} for epoch in (1, 2)]
+    (tmp_path / "history.json").write_text(json.dumps(entries), "utf8")
+    with pytest.raises(DataError, match="None of the 2 epochs has a number for accuracy") as caught:
+        _require_best(run.settings, tmp_path)
+    assert "train.early_stopping.metric" in caught.value.hint
 
 
 def test_what_is_kept_of_training_is_the_best_checkpoint_and_the_history(evaluated: Started) -> None:
