@@ -733,6 +733,12 @@ class TrainSettings(Section):
     keep_checkpoints: int = Field(
         default=2, ge=1, le=1_000, description="How many of the latest checkpoints are kept."
     )
+    hang_seconds: float | None = Field(
+        default=3_600.0,
+        ge=1,
+        description="Seconds without a step or a validated epoch after which the training process counts as "
+        "hung and another one goes on from the last checkpoint; null: never. More than a validation takes.",
+    )
 
     temperature_scaling: bool = Field(
         default=False,

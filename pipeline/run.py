@@ -24,7 +24,7 @@ from components.evaluation import behaviours
 from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
 from pipeline import report
-from pipeline.backends import tracking, workspace
+from pipeline.backends import disks, tracking, workspace
 from pipeline.backends.cluster import Cluster, Future
 from pipeline.backends.pools import Pool
 from pipeline.backends.signals import Signals
@@ -54,6 +54,7 @@ WITHOUT_EFFECT = (
     "data.format",
     "train.checkpoint_seconds",
     "train.keep_checkpoints",
+    "train.hang_seconds",
     "tune.concurrency",
     "tune.cpus",
     "tune.trials_per_gpu",
@@ -382,7 +383,7 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
     cluster = _cluster(settings, around, num_nodes=settings.train.nodes if planned.runs("train") else 1)
     if around.require_gpu and planned.runs("train"):
         _require_gpu(settings, cluster)
-    with ExitStack() as stack:
+    with disks.told_when_full(around.storage), ExitStack() as stack:
         folder = _own_folder(planned, stack)
         around.console.note(f"Run {folder.run_id} in {folder.path}")
         _write_settings(folder, settings)

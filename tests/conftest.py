@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.reliability import chance as chance
+from tests.reliability import mark_faults
+from tests.reliability import pytest_addoption as pytest_addoption
+from tests.reliability import pytest_runtest_makereport as pytest_runtest_makereport
+from tests.reliability import pytest_sessionfinish as pytest_sessionfinish
+
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
@@ -40,6 +46,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several test processes (`-n`), the files that start Ray come first: they take longest."""
+    mark_faults(items)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path.relative_to(config.rootpath).parts[1] not in STARTING_RAY)
 

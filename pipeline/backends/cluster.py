@@ -64,9 +64,28 @@ class Worker:
         """The function's result."""
         return result(self._actor.call.remote(function, kwargs))
 
-    def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
-        """The items of a generator function, as they come."""
-        for reference in self.begin(function, kwargs):
+    def stream(
+        self, function: Callable[..., Iterator[Any]], *, patience: float | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """The items of a generator function, as they come.
+
+        Raises:
+            WorkerLost: the process died, or said nothing for `patience` seconds; then it is ended.
+        """
+        import ray
+
+        references = self.begin(function, kwargs)
+        while True:
+            if not ray.wait([references], timeout=patience, fetch_local=False)[0]:
+                ray.kill(self._actor)
+                raise WorkerLost(
+                    f"A worker process gave no sign of life for {patience:.0f} s.",
+                    hint="Does a disk or a GPU hold it up? train.hang_seconds says how long is too long.",
+                )
+            try:
+                reference = next(references)
+            except StopIteration:
+                return
             yield result(reference)
 
     def begin(

@@ -73,8 +73,13 @@ class Spool:
         self.sent, self.memory = position, memory
         state = {"target": self.target, "sent": position, "memory": self.memory}
         temporary = self._sent_path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(state), "utf8")
-        os.replace(temporary, self._sent_path)
+        try:
+            temporary.write_text(json.dumps(state), "utf8")
+            os.replace(temporary, self._sent_path)
+        except OSError:
+            # A full disk: the next process sends this again, which the target takes once.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def rewind(self) -> None:
         """Send everything again, remembering nothing."""

@@ -47,7 +47,9 @@ def evaluate(
     folder.evaluation.mkdir(exist_ok=True)
     if baselines is None and not (folder.evaluation / BASELINES).exists():
         baselines = _start_baselines(settings, folder, cluster)
-    job = {"settings": settings, "data": folder.data, "bundle": folder.bundle, "target": folder.evaluation}
+    job: dict[str, Any] = {
+        "settings": settings, "data": folder.data, "bundle": folder.bundle, "target": folder.evaluation
+    }  # fmt: skip
     metrics: dict[str, Any] = {}
     with console.progress("evaluate", total=_num_steps(folder.data), unit="steps") as bar:
         for item in cluster.worker().stream(evaluate_on_worker, **job):

@@ -30,7 +30,7 @@ from components.data.splits import SPLITS, TRAIN
 from components.errors import DataError, Problem, StorageError
 from components.evaluation import behaviours
 from conf.schema import Settings, TokenInput
-from pipeline.backends import workspace
+from pipeline.backends import disks, workspace
 from pipeline.backends.cluster import Future, Tasks
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
@@ -228,6 +228,8 @@ def _parts(
         names = ", ".join(source.name for source in sources[:3])
         problems.append(Problem(file=names, message="no rows"))
     intake.refuse(problems)
+    # Surely so much: a number takes four bytes when it is prepared, and up to some twenty as text.
+    disks.require_room(scratch, sum(file.size() for file in files) // 5, what="What these files hold")
     return parts
 
 

@@ -269,10 +269,10 @@ def _progress(
 
 def _surviving(cluster: Cluster, console: Console, job: dict[str, Any]) -> Iterator[Progress]:
     """The worker's progress; a lost worker is replaced and goes on from its last checkpoint."""
-    worker = cluster.worker()
+    worker, patience = cluster.worker(), job["settings"].train.hang_seconds
     for lost in range(MAX_RESTARTS + 1):
         try:
-            yield from worker.stream(train_on_worker, **job)
+            yield from worker.stream(train_on_worker, patience=patience, **job)
             return
         except WorkerLost as error:
             if lost == MAX_RESTARTS:

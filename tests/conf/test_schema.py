@@ -107,6 +107,7 @@ def test_register_is_written_as_in_files() -> None:
         lambda: TrainSettings(seed=2**32),
         lambda: TrainSettings(checkpoint_seconds=0.0),
         lambda: TrainSettings(keep_checkpoints=0),
+        lambda: TrainSettings(hang_seconds=0),
         lambda: EarlyStopping(patience=0),
         lambda: ModelSettings(units=0),
         lambda: ModelSettings(layers=0),

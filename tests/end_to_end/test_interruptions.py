@@ -69,6 +69,7 @@ def assert_same_training(run: Path, undisturbed: Path) -> None:
         assert one["best"] == other["best"]
 
 
+@pytest.mark.fault("kill -9 of the driver")
 def test_kill_9_in_mid_epoch_then_the_same_command_equals_an_undisturbed_run(
     place: Place, undisturbed: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_kill_9_in_mid_epoch_then_the_same_command_equals_an_undisturbed_run(
     assert not list((run / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.fault("kill -9 of a training worker")
 def test_kill_9_of_the_training_process_is_survived_within_the_same_run(
     place: Place, undisturbed: Path
 ) -> None:
@@ -103,7 +105,13 @@ def test_kill_9_of_the_training_process_is_survived_within_the_same_run(
     assert_same_training(run, undisturbed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.fault("SIGTERM")),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.fault("Ctrl-C")),
+    ],
+)
 def test_a_signal_checkpoints_and_the_same_command_goes_on(
     place: Place, undisturbed: Path, number: int, code: int
 ) -> None:

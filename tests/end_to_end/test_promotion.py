@@ -127,6 +127,7 @@ def race(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
     return [json.loads(said(process)) for process in processes]
 
 
+@pytest.mark.fault("two retrains at once")
 @pytest.mark.slow
 def test_of_two_that_finish_at_once_the_better_is_champion_twenty_times(
     uri: str,

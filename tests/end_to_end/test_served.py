@@ -185,6 +185,8 @@ def test_five_rows_in_a_folder_of_files_come_back_in_their_order(finished: Finis
     ]  # fmt: skip
 
 
+@pytest.mark.fault("kill -9 of the driver")
+@pytest.mark.thorough
 def test_two_processes_killed_and_begun_again_repeat_what_evaluate_reported(
     finished: Finished, tmp_path: Path
 ) -> None:

@@ -168,6 +168,8 @@ def as_told(trial: Trial) -> tuple[Any, ...]:
     return trial.number, trial.point, trial.state, [entry["valid"] for entry in trial.history]
 
 
+@pytest.mark.fault("kill -9 of the driver")
+@pytest.mark.thorough
 def test_a_killed_and_moved_search_ends_where_an_undisturbed_one_ends(tmp_path: Path) -> None:
     undisturbed = searching(tmp_path / "undisturbed", trials=8, search="optuna")
     undisturbed.run("tune", "words.yaml")
@@ -200,6 +202,8 @@ def test_a_killed_and_moved_search_ends_where_an_undisturbed_one_ends(tmp_path: 
     )
 
 
+@pytest.mark.fault("kill -9 of a training worker")
+@pytest.mark.thorough
 def test_a_trial_whose_process_is_killed_goes_on_in_another_one(tmp_path: Path) -> None:
     changes = ("--set", "train.epochs=12", "--set", "train.batch_size=4")
     undisturbed = searching(tmp_path / "undisturbed", trials=2)
@@ -257,6 +261,7 @@ def test_failed_trials_are_counted_and_the_best_of_the_others_is_taken(tmp_path:
     assert "1 failed" in place.run("tune", "words.yaml", *grid).stdout
 
 
+@pytest.mark.fault("all trials fail")
 def test_where_the_only_trial_fails_nothing_is_registered(tmp_path: Path) -> None:
     place = furnish(tmp_path)
     space = "{train.class_weights: {choice: [{nobody: 2.0}]}}"

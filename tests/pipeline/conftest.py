@@ -61,7 +61,9 @@ class InProcess:
     def call(self, function: Callable[..., Any], **kwargs: Any) -> Any:
         return function(**kwargs)
 
-    def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+    def stream(
+        self, function: Callable[..., Iterator[Any]], *, patience: float | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
         return function(**kwargs)
 
     def room(self) -> int:

@@ -284,6 +284,8 @@ def wait_for_the_second_fold(place: Path, process: "subprocess.Popen[str]") -> N
         time.sleep(0.05)
 
 
+@pytest.mark.fault("SIGTERM")
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_three_folds_terminated_and_started_again(tmp_path: Path, root: Path) -> None:
     furnish(tmp_path, **BY_HASH)

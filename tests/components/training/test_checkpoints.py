@@ -56,6 +56,7 @@ def test_only_the_newest_are_kept(checkpoints: Checkpoints) -> None:
     assert steps(checkpoints) == []
 
 
+@pytest.mark.fault("corrupt checkpoint")
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(checkpoints: Checkpoints) -> None:
     checkpoints.save(ARRAYS, {"step": 1})
     checkpoints.save(ARRAYS, {"step": 2})
@@ -69,6 +70,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(checkp
     assert saved.state["step"] == 1
 
 
+@pytest.mark.fault("corrupt checkpoint")
 def test_when_none_is_whole_nothing_starts_over_silently(checkpoints: Checkpoints) -> None:
     checkpoints.save(ARRAYS, {"step": 1})
     (checkpoints.folder / "step-00000001" / "state.npz").write_bytes(b"")
@@ -82,6 +84,7 @@ def test_a_checkpoint_of_other_settings_is_refused(checkpoints: Checkpoints) -> 
         Checkpoints(checkpoints.folder, "another key").load()
 
 
+@pytest.mark.fault("kill -9 while a checkpoint is written")
 def test_what_a_killed_writer_left_is_swept_and_ignored(checkpoints: Checkpoints) -> None:
     checkpoints.save(ARRAYS, {"step": 1})
     half = checkpoints.folder / ".step-00000002.tmp"
@@ -93,6 +96,7 @@ def test_what_a_killed_writer_left_is_swept_and_ignored(checkpoints: Checkpoints
     assert not half.exists()
 
 
+@pytest.mark.fault("kill -9 while a checkpoint is written")
 def test_a_kill_while_the_best_is_replaced_loses_no_best(checkpoints: Checkpoints) -> None:
     checkpoints.save_best(ARRAYS, {"epoch": 1})
     (checkpoints.folder / "best").rename(checkpoints.folder / ".best.old")

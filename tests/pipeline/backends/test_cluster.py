@@ -173,6 +173,7 @@ def test_items_come_one_by_one(cluster: Cluster) -> None:
     assert list(cluster.worker().stream(countdown, start=3)) == [3, 2, 1]
 
 
+@pytest.mark.fault("out of memory, or killed for it")
 def test_a_killed_worker_is_named_and_can_be_replaced(cluster: Cluster, tmp_path: Path) -> None:
     items = []
     with pytest.raises(WorkerLost):

@@ -1,3 +1,4 @@
+import os
 import resource
 import threading
 import time
@@ -93,6 +94,18 @@ def test_an_unreadable_position_means_sending_again(path):
     again = Spool(path, target="a")
     assert numbers(again.unsent()[0]) == [1]
     again.close()
+
+
+def test_a_position_that_cannot_be_kept_is_known_to_this_process_alone(path):
+    spool = Spool(path, target="there")
+    fill(spool, 1)
+    (path.parent / f"tracking.sent.{os.getpid()}.tmp").mkdir()  # in the way of the file
+    spool.acknowledge(spool.written, {"runs": {}})
+    assert (spool.sent, spool.memory) == (spool.written, {"runs": {}})
+    spool.close()
+    later = Spool(path, target="there")
+    assert later.sent == 0
+    later.close()
 
 
 def test_not_a_number_survives_the_file(path):

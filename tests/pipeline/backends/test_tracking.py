@@ -334,6 +334,7 @@ def test_what_mlflow_refuses_is_not_tried_again(uri):
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.fault("SQLite locked")
 def test_a_locked_database_is_waited_for(tmp_path, uri):
     import sqlite3
 
@@ -366,6 +367,7 @@ def test_a_killed_process_leaves_one_run_that_the_next_one_ends(tmp_path, uri, r
     assert [(each.step, each.value) for each in history] == [(s, 1 / (s + 1)) for s in range(20)]
 
 
+@pytest.mark.fault("kill -9 of the driver")
 @pytest.mark.slow
 def test_a_killed_run_that_nobody_takes_up_is_ended_by_the_next_one(tmp_path, uri, root):
     killed = RunFolder(tmp_path / "runs" / "words" / "run-1")
@@ -422,6 +424,7 @@ def test_four_processes_at_once_in_an_empty_folder_share_one_experiment(tmp_path
     assert counts == {"Default": 0, "words": 8}
 
 
+@pytest.mark.fault("MLflow away, failing or slow")
 @pytest.mark.slow
 def test_a_server_that_answers_503_and_then_comes_back_has_everything_once(tmp_path, port):
     run = a_run(tmp_path)
@@ -462,6 +465,7 @@ def test_a_server_decides_where_files_go(tmp_path, uri):
     assert Store("postgresql://db/mlflow", beside=tmp_path).artifacts == (tmp_path / "mlartifacts").as_uri()
 
 
+@pytest.mark.fault("MLflow away, failing or slow")
 @pytest.mark.slow
 def test_what_was_left_unsent_is_sent_later(tmp_path, port):
     run = a_run(tmp_path)

@@ -217,6 +217,7 @@ def test_what_was_missed_is_caught_up_with_as_asked(case, catchup, expected):
     assert all("missed" in slot.reason for slot in led.slots if slot.state == SKIPPED)
 
 
+@pytest.mark.fault("clock moved by an hour")
 def test_a_clock_that_is_set_loses_and_doubles_no_slot(case):
     led = case()
     led.go(2, step=0.25)
@@ -229,6 +230,7 @@ def test_a_clock_that_is_set_loses_and_doubles_no_slot(case):
     assert [slot.instant.hour for slot in led.slots] == list(range(1, 7))
 
 
+@pytest.mark.fault("scheduler killed")
 def test_a_scheduler_killed_before_its_run_began_starts_it_once(case):
     led = case()
     led.diary.plan([Slot("m", led.clock.now(), PENDING)], until=led.clock.now(), lease=led.lease)
@@ -240,6 +242,7 @@ def test_a_scheduler_killed_before_its_run_began_starts_it_once(case):
     assert led.states == [DONE] and len(led.runs.started) == 1
 
 
+@pytest.mark.fault("scheduler killed")
 def test_a_scheduler_killed_while_a_run_went_on_finds_it_again(case):
     led = case()
     running = Slot("m", led.clock.now(), RUNNING, attempts=1)

@@ -400,6 +400,7 @@ def test_an_absent_tracker_ends_registration_in_bounded_time(finished_run):
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.fault("kill -9 while a version is registered")
 @pytest.mark.slow
 def test_a_registration_killed_after_the_version_was_made_makes_no_second_one(uri, finished_run, root):
     run = finished_run()
@@ -418,6 +419,7 @@ def test_a_registration_killed_after_the_version_was_made_makes_no_second_one(ur
     assert len(ledger.read(run.storage)) == 1
 
 
+@pytest.mark.fault("kill -9 while a version is registered")
 @pytest.mark.slow
 def test_a_promotion_cut_short_after_the_alias_was_set_still_enters_the_ledger(uri, finished_run):
     registered(finished_run("fair"), uri)

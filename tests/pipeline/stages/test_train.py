@@ -122,6 +122,7 @@ def test_a_worker_that_dies_is_replaced_and_the_result_is_the_same(
         assert one["valid"] == pytest.approx(other["valid"], abs=1e-6)
 
 
+@pytest.mark.fault("out of memory, or killed for it")
 def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
     run = start(tmp_path)
     streams = []

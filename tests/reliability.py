@@ -1,0 +1,110 @@
+"""The fault suite: what goes wrong, what has to come of it, and the page of what did.
+
+@pytest.mark.fault("kill -9 of the driver")      a row of FAULTS; such a test is also marked `chaos`
+@pytest.mark.thorough                            it runs with the fault suite only
+
+pytest -m chaos --seed 7 --reliability docs/reliability.md
+"""
+
+import datetime
+import platform
+import random
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+FAULTS: Mapping[str, str] = {
+    "kill -9 of a training worker": "another goes on from the last checkpoint; the weights come out the same",
+    "kill -9 of the driver": "the same command goes on; no run stays open in MLflow, no process stays behind",
+    "kill -9 while a checkpoint is written": "the one before stays valid, what was begun is ignored",
+    "kill -9 while a version is registered": "no second version; the ledger is whole",
+    "disk full": "said before the start where possible; else exit 3, whole checkpoints, and on it goes",
+    "corrupt checkpoint": "known by its checksum; one falls back with a warning, none left is an error",
+    "truncated or empty file": "found by prepare, named with its file",
+    "MLflow away, failing or slow": "training goes on at its speed, everything arrives once in the end",
+    "SQLite locked": "waited for, then an error in words",
+    "two retrains at once": "one change of champion at a time, the better model, a ledger that explains it",
+    "SIGTERM": "a checkpoint, exit 143, and the same command goes on",
+    "Ctrl-C": "a checkpoint, no process left, exit 130",
+    "out of memory, or killed for it": "named with a hint; tried again a few times and no more",
+    "a worker that hangs": "noticed, ended and replaced; the weights of an undisturbed run",
+    "clock moved by an hour": "no slot lost, none doubled",
+    "scheduler killed": "its run goes on; no slot lost, none doubled",
+    "head node lost": "the command ends with exit 3; the next cluster goes on from the storage",
+    "a node lost": "another machine goes on from the last checkpoint",
+    "all trials fail": "exit 2, the first traceback once, nothing registered",
+}  # fmt: skip
+
+_outcomes: dict[str, list[tuple[str, str, float]]] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the fault suite."""
+    group = parser.getgroup("fault suite")
+    group.addoption("--seed", type=int, default=0, help="moments at which faults come")
+    group.addoption("--reliability", type=Path, metavar="FILE", help="write the table of outcomes there")
+
+
+def mark_faults(items: list[pytest.Item]) -> None:
+    """A test of a fault is found by `-m chaos`."""
+    for item in items:
+        for marker in item.iter_markers("fault"):
+            (row,) = marker.args
+            if row not in FAULTS:
+                raise pytest.UsageError(f"{item.nodeid}: {row!r} is no row of FAULTS")
+            item.add_marker("chaos")
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Draws the moment of a fault; the same for the same --seed and test."""
+    return random.Random(f"{request.config.getoption('--seed')} {request.node.nodeid}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Keep what became of each test of a fault."""
+    report = yield
+    for marker in item.iter_markers("fault"):
+        if report.when == "call" or report.outcome != "passed":
+            found = (item.nodeid, report.outcome, report.duration)
+            _outcomes.setdefault(marker.args[0], []).append(found)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the page, where one was asked for."""
+    path = session.config.getoption("--reliability")
+    if path is not None:
+        path.write_text(page(_outcomes, seed=session.config.getoption("--seed")), "utf8")
+
+
+def page(outcomes: Mapping[str, list[tuple[str, str, float]]], *, seed: int) -> str:
+    """The table of outcomes in Markdown."""
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow", "ray", "mlflow"))
+    lines = [
+        "# Reliability",
+        "",
+        "What goes wrong in production, brought about on purpose with real processes, signals and files, and",
+        "what has to come of it. `pytest -m chaos --reliability docs/reliability.md` wrote this page: "
+        f"{datetime.date.today()}, seed {seed},",
+        f"Python {platform.python_version()}, {libraries}. `--seed` draws other moments.",
+        "",
+        "| fault | what has to come of it | tests | outcome |",
+        "|---|---|---|---|",
+    ]  # fmt: skip
+    for row, expected in FAULTS.items():
+        found = outcomes.get(row, [])
+        names = "<br>".join(f"`{Path(node.partition('::')[0]).stem}::{_name(node)}`" for node, *_ in found)
+        passed = sum(outcome == "passed" for _, outcome, _ in found)
+        told = (
+            f"{passed} of {len(found)} passed, {sum(each[2] for each in found):.0f} s" if found else "not run"
+        )
+        lines.append(f"| {row} | {expected} | {names or '-'} | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+def _name(node: str) -> str:
+    return node.partition("::")[2].replace("|", "/")
