@@ -37,6 +37,13 @@ HINT = (
     "Is the dashboard there? `ray start --head` prints its address; it is on port 8265 unless told otherwise."
 )
 TUNNEL = "make a tunnel, `ssh -L 8265:127.0.0.1:8265 HEAD`, and give --address http://127.0.0.1:8265"
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+# Marks a job in its metadata as one that only helps others.
+ASIDE = "aside"
 
 PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"
 # By the shell's convention 128 + the signal's number.
@@ -168,10 +175,13 @@ class Dashboard:
         return found
 
     def jobs(self) -> list[Job]:
-        """Every job that was submitted, in the order of their start."""
+        """Every job that was submitted, in the order of their start, but for those that help others."""
         with self._answers("cannot list jobs"):
             found = self._client.list_jobs()
-        submitted = [_job(each) for each in found if each.submission_id]
+        # Not deleted when they are over: Ray would list them again, as failed and without a start (2.60).
+        submitted = [
+            _job(each) for each in found if each.submission_id and ASIDE not in (each.metadata or {})
+        ]
         return sorted(submitted, key=lambda job: (job.started or datetime.max.replace(tzinfo=UTC), job.id))
 
     def log(self, job: str) -> str:
@@ -197,11 +207,6 @@ class Dashboard:
         """Ask a job to end; how long it may take was said when it was submitted."""
         with self._answers("cannot stop the job"):
             self._client.stop_job(job)
-
-    def forget(self, job: str) -> None:
-        """Drop a job that is over from the list."""
-        with self._answers("cannot forget the job"):
-            self._client.delete_job(job)
 
     def _protect(self, parts: SplitResult, *, mode: str) -> None:
         """See that neither the cluster nor the token is open to others.
@@ -298,7 +303,7 @@ def _client(address: str) -> Any:
         os.environ.pop(name, None)
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+    for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
 
     class Client(JobSubmissionClient):

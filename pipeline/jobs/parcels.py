@@ -35,7 +35,10 @@ DATA = (
     *(".bz2", ".gz", ".tar", ".xz", ".zip", ".zst"),
     *(".db", ".h5", ".hdf5", ".keras", ".npy", ".npz", ".pickle", ".pkl", ".sqlite"),
 )
-SECRET = ("*.env", "*.key", "*.pem", "*.p12", "*.pfx", "*credentials*", "*secret*", "*token*")
+SECRET = (
+    *("*.env", "*.key", "*.pem", "*.p12", "*.pfx", "*.token"),
+    *("*credential*", "*secret*", "*_token", "*_token.txt"),
+)
 CACHES = ("__pycache__", "node_modules", "site-packages")
 RUNS = ("mlruns", "mlartifacts")
 TO_INSTALL = ("Name", "Version", "Requires-Python", "Requires-Dist", "Metadata-Version")

@@ -1,6 +1,6 @@
 """What would stop a job, found before anything is sent: libraries, devices, rows, folders, tracker, secrets.
 
-A small job looks around on the cluster (pipeline/templates) and is forgotten again; all else happens here.
+A small job looks around on the cluster (pipeline/templates); all else happens here.
 """
 
 import json
@@ -23,7 +23,7 @@ from components.errors import ClusterError, RecurraError
 from pipeline.backends.addresses import PORTS, sqlite_path
 from pipeline.backends.cluster import room
 from pipeline.checks import Finding
-from pipeline.jobs.dashboards import SUCCEEDED, Dashboard, Job
+from pipeline.jobs.dashboards import ASIDE, SUCCEEDED, Dashboard, Job
 from pipeline.jobs.submissions import TRACKER, Submission
 from pipeline.run import resources
 
@@ -106,7 +106,7 @@ def look_around(submission: Submission, dashboard: Dashboard) -> There:
     asked = json.dumps(questions(submission))
     job = f"{submission.id}-look-{uuid.uuid4().hex[:6]}"
     entrypoint = shlex.join([submission.argv[0], "-c", SCRIPT.read_text("utf8"), asked])
-    meta = {**submission.metadata, "purpose": "looks around before a submission"}
+    meta = {**submission.metadata, ASIDE: "looks around before the job is sent"}
     dashboard.submit(job, entrypoint=entrypoint, runtime_env={}, metadata=meta)
     ended, log = None, ""
     try:
@@ -115,8 +115,6 @@ def look_around(submission: Submission, dashboard: Dashboard) -> There:
     finally:
         if ended is None:
             dashboard.stop(job)
-        else:
-            dashboard.forget(job)
     lines = [line for line in log.splitlines() if line.startswith(MARK)]
     if ended.status != SUCCEEDED or not lines:
         raise _no_look(ended, log, submission.argv[0])
