@@ -54,7 +54,7 @@ def _sections() -> Iterator[str]:
         context = click.Context(command, info_name=f"recurra {name}")
         usage = " ".join(command.collect_usage_pieces(context))
         yield f"\n## {name}\n\n```\nrecurra {name} {usage}\n```\n\n{command.help or ''}\n"
-        rows = {option: row for option, row in _rows(command).items() if common.get(option) != row}
+        rows = {option: row for option, row in _rows(command).items() if option not in common}
         if rows:
             yield TABLE_HEAD
             yield from rows.values()

@@ -7,6 +7,7 @@
 Whoever reaches the Jobs API of a cluster without token can run anything on it.
 """
 
+import http.client
 import ipaddress
 import json
 import logging
@@ -290,7 +291,7 @@ def _mode(address: str) -> str:
     try:
         with urllib.request.urlopen(f"{address}/api/authentication_mode", timeout=REQUEST_SECONDS) as answer:
             return str(json.load(answer)["authentication_mode"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
         reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else "no Ray"
         raise ClusterError(
             f"There is no dashboard of Ray 2.60 or later at {address}: {reason}.", hint=HINT

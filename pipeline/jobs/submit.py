@@ -60,19 +60,21 @@ def submit(
     dashboard = _connect(address, console)
     earlier = attempts(submission, dashboard.jobs())
     verb, job = decide(submission, earlier, manner)
-    if verb == "send":
-        said = preflights.check(submission, dashboard, require_gpu=manner.require_gpu)
-        for line in said:
-            console.warn(line)
-        verb = _send(submission, job, dashboard, console)
+    if verb == "done":
+        console.note(f"Job {job} is done; --new runs it again.")
+        return _end(earlier[-1], verb, dashboard, console)
+    if verb == "attach":
+        console.note(f"Job {job} was submitted before and goes on.")
     else:
-        told = {"attach": "was submitted before and goes on", "done": "is done; --new runs it again"}
-        console.note(f"Job {job} {told[verb]}.")
-    if verb != "done" and not manner.wait:
-        _tell_commands(job, dashboard, console)
-        return _end(dashboard.known(job), verb, dashboard, console)
+        for line in preflights.check(submission, dashboard, require_gpu=manner.require_gpu):
+            console.warn(line)
     try:
-        ended = earlier[-1] if verb == "done" else follow(dashboard, job, say=_speaker(console))
+        if verb == "send":
+            verb = _send(submission, job, dashboard, console)
+        if not manner.wait:
+            _tell_commands(job, dashboard, console)
+            return _end(dashboard.known(job), verb, dashboard, console)
+        ended = follow(dashboard, job, say=_speaker(console))
     except (Interrupted, Terminated) as error:
         raise _detach(job, dashboard, console, error, cancel=manner.cancel_on_interrupt) from None
     return _end(ended, verb, dashboard, console)
@@ -238,10 +240,12 @@ def _detach(
 ) -> Interrupted | Terminated:
     """What to raise when a signal ended the following; the job is stopped first if that was asked for."""
     where = f"--address {dashboard.address}"
+    found = dashboard.job(job)
+    if found is None:
+        return error  # it had not got there
     if not cancel:
         hint = f"`recurra logs {job} -f {where}` follows it, `recurra stop {job} {where}` stops it."
         return type(error)(f"{error} Job {job} still runs.", hint=hint)
-    found = dashboard.known(job)
     if not found.is_over:
         found = _stop(found, dashboard, console, seconds=stop_seconds(found))
     hint = "The same submission goes on from its last checkpoint."

@@ -223,6 +223,13 @@ def test_a_token_that_is_not_the_clusters_is_refused_in_words(
 def test_a_cluster_without_token_on_loopback_will_do(tmp_path: Path) -> None:
     place = furnish(tmp_path / "place")
     with head("disabled", tmp_path) as found:
-        done = place.json("submit", "words.yaml", "--command", "prepare", "--address", found)
+        submission = ("submit", "words.yaml", "--command", "prepare", "--address", found, "--json")
+        both = [place.start(*submission, "--no-follow") for _ in range(2)]
+        said = [json.loads(process.communicate(timeout=WAIT_SECONDS)[0]) for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        # Sent by one of the two, at whatever moment the other came.
+        assert sorted(each["attached"] for each in said) == [False, True]
+        done = json.loads(place.run(*submission).stdout)
+        assert {done["id"]} == {each["id"] for each in said}
         assert [stage["name"] for stage in done["outcome"]["stages"]] == ["prepare"]
         assert [job["id"] for job in jobs(place, ("--address", found))] == [done["id"]]

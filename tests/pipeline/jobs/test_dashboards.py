@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -86,6 +87,24 @@ def test_nothing_at_the_address_is_said_at_once_with_host_and_port() -> None:
 def test_a_server_that_is_no_dashboard_is_told_apart(serve: Callable[..., str], answer: object) -> None:
     with pytest.raises(ClusterError, match="no dashboard of Ray"):
         Dashboard(serve(answer))
+
+
+def test_a_port_that_speaks_something_else_is_told_apart() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()  # of the look whether anything listens at all
+            connection.close()
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"\0\0\x06\4\0\0\0\0\0\0\5\0\0@\0")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(ClusterError, match="no dashboard of Ray"):
+            Dashboard(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
 
 
 def test_a_cluster_open_to_a_network_is_refused(
