@@ -221,7 +221,7 @@ def place_variables(common: Common) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value is not None}
 
 
-def signals_of() -> "Signals":
+def install_signals() -> "Signals":
     """Ctrl-C and SIGTERM as errors from here on."""
     from pipeline.backends.signals import Signals
 
@@ -239,6 +239,6 @@ def surroundings(common: Common, **asked: Any) -> "Surroundings":
         artifacts=common.artifacts,
         address=common.address,
         console=common.console,
-        signals=signals_of(),
+        signals=install_signals(),
         **asked,
     )

@@ -12,11 +12,11 @@ from pipeline.commands.options import (
     Real,
     common_options,
     gpu_option,
+    install_signals,
     override_option,
     place_variables,
     search_options,
     settings_parameters,
-    signals_of,
     with_parameters,
 )
 
@@ -86,7 +86,7 @@ def submit(
     from pipeline.jobs.submit import Manner, show
     from pipeline.jobs.submit import submit as send
 
-    signals = signals_of()
+    install_signals()
     wanted = submissions.Wanted(
         conf=conf,
         overrides=overrides,
@@ -112,9 +112,7 @@ def submit(
         cancel_on_interrupt=asked["cancel_on_interrupt"],
         require_gpu=asked["require_gpu"],
     )
-    sys.exit(
-        send(submission, address=common.address or "", manner=manner, console=common.console, signals=signals)
-    )
+    sys.exit(send(submission, address=common.address or "", manner=manner, console=common.console))
 
 
 def _options(command: str, asked: Mapping[str, Any]) -> list[str]:
@@ -155,8 +153,8 @@ def logs(job: str, follow_it: bool, common: Common) -> None:
     """What a job has said."""
     from pipeline.jobs.submit import show_log
 
-    signals = signals_of()
-    sys.exit(show_log(_address(common), job, follow_it=follow_it, console=common.console, signals=signals))
+    install_signals()
+    sys.exit(show_log(_address(common), job, follow_it=follow_it, console=common.console))
 
 
 @with_parameters(click.command(), _job_argument)
@@ -170,8 +168,8 @@ def stop(job: str, grace: float | None, common: Common) -> None:
     """Ask a job to checkpoint and end, and wait for that."""
     from pipeline.jobs.submit import stop as end
 
-    signals = signals_of()
-    end(_address(common), job, grace=grace, console=common.console, signals=signals)
+    install_signals()
+    end(_address(common), job, grace=grace, console=common.console)
 
 
 def _address(common: Common) -> str:

@@ -64,12 +64,13 @@ def follow(source: Source, job: str, *, say: Callable[[str], None], patience: fl
                 break
     finally:
         tail.close()
-    lines.add(tail.rest(_whole_log(source, job)))
+    lines.add(tail.rest(whole_log(source, job)))
     lines.end()
     return found
 
 
-def _whole_log(source: Source, job: str) -> str:
+def whole_log(source: Source, job: str) -> str:
+    """All that a job has said, or nothing where that cannot be had any more."""
     try:
         return source.log(job)
     except Unanswered:

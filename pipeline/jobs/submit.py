@@ -8,7 +8,6 @@ recurra submit CONF ─ what is there of this submission?
 """
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +17,10 @@ from typing import Any
 
 from components.errors import ClusterError, Interrupted, Terminated
 from conf.load import Problem, SettingsError
-from pipeline.backends.signals import Signals
-from pipeline.console import Console
+from pipeline.console import Console, clean
 from pipeline.jobs import preflights
 from pipeline.jobs.dashboards import FAILED, STOPPED, Dashboard, Job
-from pipeline.jobs.followers import follow
+from pipeline.jobs.followers import follow, whole_log
 from pipeline.jobs.parcels import shown_size
 from pipeline.jobs.submissions import STOP_SECONDS, Submission
 
@@ -46,9 +44,7 @@ class Manner:
     require_gpu: bool = False
 
 
-def submit(
-    submission: Submission, *, address: str, manner: Manner, console: Console, signals: Signals
-) -> int:
+def submit(submission: Submission, *, address: str, manner: Manner, console: Console) -> int:
     """Send what is not there yet, follow it, and say how it ended; the exit code.
 
     Raises:
@@ -141,7 +137,7 @@ def show_jobs(address: str, *, console: Console) -> None:
     console.result("" if found else "There are no jobs.", {"jobs": [job.to_json() for job in found]})
 
 
-def show_log(address: str, job: str, *, follow_it: bool, console: Console, signals: Signals) -> int:
+def show_log(address: str, job: str, *, follow_it: bool, console: Console) -> int:
     """What a job has said; with `follow_it` until it ends, and then its exit code."""
     dashboard = _connect(address, console)
     found = dashboard.known(job)
@@ -156,7 +152,7 @@ def show_log(address: str, job: str, *, follow_it: bool, console: Console, signa
     return _end(found, "attach", dashboard, console)
 
 
-def stop(address: str, job: str, *, grace: float | None, console: Console, signals: Signals) -> None:
+def stop(address: str, job: str, *, grace: float | None, console: Console) -> None:
     """Ask a job to checkpoint and end, and wait for that.
 
     Raises:
@@ -257,14 +253,14 @@ def _end(job: Job, verb: str, dashboard: Dashboard, console: Console) -> int:
     code = job.exit_code
     data: dict[str, Any] = {**job.to_json(), "address": dashboard.address, "attached": verb != "send"}
     if job.is_over:
-        text = dashboard.log(job.id)
+        text = whole_log(dashboard, job.id)
         data["outcome"] = outcome(text)
-        if code not in (0, None):
+        if code:
             data["last_lines"] = text.splitlines()[-NUM_LAST_LINES:]
     if job.status == FAILED and code != GATE_REFUSED:
         if verb == "done" or console.level < 0:
             for line in data["last_lines"]:
-                print(line, file=sys.stderr)
+                console.err.print(clean(line), markup=False)
         why = f"exit code {code}" if job.code is not None else f"it was lost: {_first_line(job.message)}"
         console.error(f"Job {job.id} failed: {why}.")
     console.result(f"{job.id} {_state(job)}", data)

@@ -136,12 +136,6 @@ def test_a_job_is_followed_to_its_end_and_is_not_run_twice(
     log = place.run("logs", again["id"], *there).stdout
     assert "promoted: words version 1" in log
 
-    # The same rows, already trained on: another job that has nothing to do.
-    third = place.json(*submission, "--new")
-    assert third["id"] == f"{again['id']}-2"
-    assert third["outcome"]["model"]["version"] == 1
-    assert {stage["status"] for stage in third["outcome"]["stages"]} == {"reused"}
-
     listed = json.dumps(jobs(place, there)) + log + done.stderr
     assert CANARY not in listed and "another value" not in listed
     for path in place.path.rglob("*"):

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conf.load import SettingsError
+from pipeline.console import Console
 from pipeline.jobs import submissions
 from pipeline.jobs.dashboards import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED, Job
 from pipeline.jobs.submissions import Submission, Wanted
-from pipeline.jobs.submit import Manner, attempts, decide, outcome, show, stop_seconds
+from pipeline.jobs.submit import Manner, _end, attempts, decide, outcome, show, stop_seconds
 from tests.pipeline.conftest import Noting
 
 
@@ -89,3 +91,41 @@ def test_a_dry_run_shows_everything_that_would_be_sent(
     ):
         assert part in text
     assert json.loads(json.dumps(asked.describe()))["package"]["num_files"] > 100
+
+
+class Answering:
+    """A dashboard that has one job, and its log."""
+
+    address = "http://there"
+
+    def __init__(self, log: str) -> None:
+        self.text = log
+
+    def log(self, name: str) -> str:
+        return self.text
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exit_code", "said"),
+    [
+        (SUCCEEDED, 0, 0, "j succeeded"),
+        (FAILED, 4, 4, "j done: the gate refused the model"),
+        (FAILED, 2, 2, "j failed"),
+        (FAILED, None, 3, "j failed"),
+        (STOPPED, None, 143, "j stopped; the same submission goes on from its last checkpoint"),
+    ],
+)
+def test_the_end_of_a_job_is_told_and_its_code_passed_on(
+    capsys: pytest.CaptureFixture[str], status: str, code: int | None, exit_code: int, said: str
+) -> None:
+    dashboard: Any = Answering("first\nlast \x1b[31mwords\n")
+    assert _end(job("j", status, code), "done", dashboard, Console()) == exit_code
+    out, err = capsys.readouterr()
+    assert out.strip() == said
+    failed = status == FAILED and code != 4
+    assert ("last \\x1b[31mwords" in err) is failed
+    assert ("Error: Job j failed" in err) is failed
+    assert _end(job("j", status, code), "send", dashboard, Console(as_json=True)) == exit_code
+    found = json.loads(capsys.readouterr().out)
+    assert (found["exit_code"], found["attached"]) == (exit_code, False)
+    assert ("last_lines" in found) is (exit_code != 0)
