@@ -248,7 +248,8 @@ def _rows(submission: Submission, there: There) -> Iterator[Finding]:
 
 def _writable(submission: Submission, there: There) -> Iterator[Finding]:
     """Folders that cannot be written, or that nobody made on a machine that is not this one."""
-    is_here = list(there.machine) == this_machine() and len(there.nodes) == 1
+    machines = {node["seen"]["machine"] for node in there.nodes if node["seen"]}
+    is_here = list(there.machine) == this_machine() and machines <= {there.machine[0]}
     hint = (
         "Make a folder on a disk that every machine of the cluster sees, and name it with --storage; give a"
         " server with --tracking-uri."

@@ -132,6 +132,10 @@ def test_folders_that_nobody_made_are_refused_elsewhere_and_made_here(place: Pat
     elsewhere = there(asked, machine=["head", "another boot"])
     assert told(asked, elsewhere) == [("storage", f"10.0.0.0 has no folder {place / 'runs'}", 2)]
     assert told(asked, there(asked)) == []
+    assert told(asked, there(asked, machines=2)) == []
+    shared = there(asked, machines=2)
+    shared.nodes[1]["seen"]["machine"] = "worker"
+    assert [where for where, *_ in told(asked, shared)] == ["storage", "storage"]
     (place / "runs").mkdir()
     assert told(asked, there(asked, machine=["head", "another boot"])) == []
 
