@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands import answering, looking, registry, running, scheduling
+from pipeline.commands import answering, looking, registry, running, scheduling, submitting
 from pipeline.commands.options import InOrder, console_of
 
 COMMANDS = (
@@ -27,6 +27,10 @@ COMMANDS = (
     running.retrain,
     running.drift,
     scheduling.schedule,
+    submitting.submit,
+    submitting.jobs,
+    submitting.logs,
+    submitting.stop,
     answering.predict,
     answering.serve,
     registry.models,

@@ -262,6 +262,17 @@ def data_files(settings: Settings) -> list[File]:
     return expand(paths, settings.data.format)
 
 
+def files_read(settings: Settings) -> list[File]:
+    """Every file that a run reads now: its rows, vectors of tokens, rows that must come out right.
+
+    Raises:
+        DataError: something named is not there.
+    """
+    examples = behaviours.paths(settings)
+    shown = expand(examples, settings.data.format) if examples else []
+    return [*data_files(settings), *_vector_files(settings).values(), *shown]
+
+
 def data_digests(settings: Settings, *, storage: Path) -> dict[str, str]:
     """SHA-256 of everything that is read, by its name below the path of the data.
 

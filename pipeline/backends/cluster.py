@@ -206,7 +206,7 @@ class Cluster:
             return {"CPU": self.num_cpus, "GPU": self.num_gpus}
         nodes = self._nodes()
         most = int(max((node.get("GPU", 0) for node in nodes), default=0))
-        fitting = (each for each in range(most, 0, -1) if _room(nodes, {"GPU": each}) >= self.num_nodes)
+        fitting = (each for each in range(most, 0, -1) if room(nodes, {"GPU": each}) >= self.num_nodes)
         return {"CPU": self.num_cpus, "GPU": next(fitting, 0)}
 
     @property
@@ -221,7 +221,7 @@ class Cluster:
 
     def room_for(self, wanted: Mapping[str, float]) -> int:
         """How many times the machines have what is wanted, if nobody else uses them."""
-        return _room(self._nodes(), wanted)
+        return room(self._nodes(), wanted)
 
     def most(self, name: str) -> float:
         """CPU or GPU of the machine that has most of them."""
@@ -259,7 +259,7 @@ class Cluster:
         if self.address is None:
             # Ray then uses 127.0.0.1 for all its own sockets; the name of the variable is history.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        elif _has_token():
+        elif has_token():
             # Ray shows a token to another cluster only when told to before its import (2.60).
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
@@ -304,7 +304,7 @@ class Cluster:
         if not address.startswith("ray://"):
             # Ray's own connection attempt to a dead address waits for minutes; this one can be ended.
             _probe(address)
-        modules = [str(_package_folder(name)) for name in PACKAGES]
+        modules = [str(package_folder(name)) for name in PACKAGES]
         try:
             ray.init(
                 address=address,
@@ -326,13 +326,13 @@ class Cluster:
         wanted = {"CPU": self.num_cpus, "GPU": int(least)}
         while True:
             nodes = self._nodes()
-            room = _room(nodes, wanted)
-            if room >= self.num_nodes:
+            fitting = room(nodes, wanted)
+            if fitting >= self.num_nodes:
                 return
             if time.monotonic() >= deadline and self.num_nodes > 1:
                 raise ClusterError(
-                    f"train.nodes needs {self.num_nodes} times {self._wanted()}; there is room for {room} on "
-                    f"{len(nodes)} machines.",
+                    f"train.nodes needs {self.num_nodes} times {self._wanted()}; there is room for {fitting}"
+                    f" on {len(nodes)} machines.",
                     hint="Ask for less with train.nodes, or name a larger cluster with --address.",
                 )
             if time.monotonic() >= deadline:
@@ -372,7 +372,7 @@ class _Host:
             yield item
 
 
-def _room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
+def room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
     """How many times the nodes have what is wanted."""
     asked = {name: count for name, count in wanted.items() if count}
     # Five fifths of a GPU are a whole one, whatever their sum in binary.
@@ -392,7 +392,9 @@ def local_cpus(wanted: int) -> int:
     return max(len(os.sched_getaffinity(0)), wanted, 2)
 
 
-def check_address(address: str) -> None:
+def check_address(
+    address: str, *, hint: str = "Is the cluster up (`ray status`)? Leave --address out for a local Ray."
+) -> None:
     """Fail soon when nothing listens at `host:port` or `ray://host:port`.
 
     Raises:
@@ -411,7 +413,7 @@ def check_address(address: str) -> None:
     except OSError as error:
         raise ClusterError(
             f"Nothing answers at {host}:{port}: {error.strerror or error}.",
-            hint="Is the cluster up (`ray status`)? Leave --address out for a local Ray.",
+            hint=hint,
         ) from error
 
 
@@ -439,7 +441,8 @@ def _probe(address: str) -> None:
         raise ClusterError(f"No usable Ray at {address}: {said or 'no answer'}.")
 
 
-def _has_token() -> bool:
+def has_token() -> bool:
+    """Whether this machine has a token for clusters."""
     named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     return named or TOKEN.expanduser().exists()
 
@@ -471,7 +474,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
+    """Where one of our packages lies."""
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.submodule_search_locations is not None
     return Path(next(iter(spec.submodule_search_locations)))

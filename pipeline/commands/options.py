@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from conf.schema import Settings
+    from pipeline.backends.signals import Signals
     from pipeline.console import Console
     from pipeline.run import Surroundings
 
@@ -108,7 +109,8 @@ def common_options(command: Command) -> Command:
         click.option(
             "--address",
             envvar="RECURRA_ADDRESS",
-            help="Ray cluster as host:port, ray://host:port or auto.  [default: a local Ray of our own]",
+            help="Ray cluster as host:port, ray://host:port or auto; for jobs its dashboard, http://host:8265."
+            "  [default: a local Ray of our own]",
         ),
         json_option,
         quiet_option,
@@ -242,18 +244,34 @@ def place_of(common: Common) -> dict[str, Any]:
     return {"storage": common.storage, "tracking_uri": common.tracking_uri}
 
 
-def surroundings(common: Common, **asked: Any) -> "Surroundings":
+def place_variables(common: Common) -> dict[str, str]:
+    """The place of runs and records as variables, for a command elsewhere: a URI may hold a password."""
+    variables = {
+        "RECURRA_STORAGE": str(common.storage),
+        "RECURRA_TRACKING_URI": common.tracking_uri,
+        "RECURRA_ARTIFACTS": common.artifacts,
+    }
+    return {name: value for name, value in variables.items() if value is not None}
+
+
+def install_signals() -> "Signals":
+    """Ctrl-C and SIGTERM as errors from here on."""
     from pipeline.backends.signals import Signals
-    from pipeline.run import Surroundings
 
     signals = Signals()
     signals.install()
+    return signals
+
+
+def surroundings(common: Common, **asked: Any) -> "Surroundings":
+    from pipeline.run import Surroundings
+
     return Surroundings(
         storage=common.storage,
         tracking_uri=common.tracking_uri,
         artifacts=common.artifacts,
         address=common.address,
         console=common.console,
-        signals=signals,
+        signals=install_signals(),
         **asked,
     )

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("handlers")
 
 COMMANDS = [
     "inspect", "check", "plan", "run", "prepare", "tune", "train", "evaluate", "register", "retrain",
-    "drift", "schedule", "predict", "serve", "models", "promote", "rollback", "prune", "report", "reproduce",
-    "doctor", "schema",
+    "drift", "schedule", "submit", "jobs", "logs", "stop", "predict", "serve", "models", "promote",
+    "rollback", "prune", "report", "reproduce", "doctor", "schema",
 ]  # fmt: skip
 
 

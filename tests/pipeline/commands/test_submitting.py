@@ -1,0 +1,78 @@
+"""Commands over jobs, at their edge: what is refused, and what a dry run prints."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.test_cluster import free_port
+from tests.pipeline.conftest import call, failure, listing
+
+pytestmark = pytest.mark.usefixtures("handlers")
+
+
+def test_a_dry_run_prints_what_would_be_sent_and_touches_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECURRA_TRACKING_URI", "http://user:S3CR3T-xyz@mlflow:5000")
+    before = listing(place)
+    changes = ["--set", "train.epochs=2", "--secret", "AWS_SECRET_ACCESS_KEY", "--require-gpu"]
+    assert call("submit", "lines.yaml", *changes, "--stop-grace", "9", "--dry-run", "--json") == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert "S3CR3T" not in out + err
+    assert found["argv"][3:8] == ["run", "lines.yaml", "--set", "train.epochs=2", "--require-gpu"]
+    assert found["runtime_env"]["env_vars"] == {
+        "AWS_SECRET_ACCESS_KEY": "***",
+        "RAY_JOB_STOP_WAIT_TIME_S": "9",
+        "RECURRA_STORAGE": str(place / "runs"),
+        "RECURRA_TRACKING_URI": "***",
+    }
+    assert found["data"] == [str(place / "lines.parquet")]
+    assert len(found["package"]["largest"]) == 10
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize("command", [["submit", "lines.yaml"], ["jobs"], ["logs", "j"], ["stop", "j"]])
+def test_without_an_address_the_dashboards_is_asked_for(
+    place: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    said = failure(capsys, *command, "--json")
+    assert said["exit_code"] == 2
+    assert "--address http://HOST:8265" in said["error"]
+
+
+@pytest.mark.parametrize("command", [["submit", "lines.yaml"], ["jobs"], ["logs", "j"], ["stop", "j"]])
+def test_a_dead_address_is_told_at_once(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    port = free_port()
+    said = failure(capsys, *command, "--address", f"http://127.0.0.1:{port}", "--json")
+    assert said["exit_code"] == 3
+    assert f"127.0.0.1:{port}" in said["error"]
+    assert listing(place) == ["lines.parquet", "lines.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--command", "prepare", "--require-gpu"], "--require-gpu"),
+        (["--command", "retrain", "--new-search"], "--new-search"),
+        (["--command", "train", "--override", "because"], "--override"),
+        (["--command", "serve"], "--command"),
+        (["--stop-grace", "0"], "--stop-grace"),
+        (["--secret", "A=S3CR3T-xyz"], "--secret"),
+        (["--set", "train.epochs=0"], "train.epochs"),
+        (["--set", "data.format=nowhere_to_be.found:read"], "nowhere_to_be"),
+        (["--address", "ray://head:10001"], "http://host:8265"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused_before_anything_is_sent(
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    found = failure(capsys, "submit", "lines.yaml", "--address", "http://127.0.0.1:9", *arguments, "--json")
+    assert found["exit_code"] == 2
+    assert said in found["error"]
+    assert "S3CR3T" not in found["error"]
+    assert listing(place) == ["lines.parquet", "lines.yaml"]
