@@ -5,6 +5,8 @@ files ─ those rows that are new ────┴─ score, in a process of its 
 """
 
 import json
+import os
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -78,8 +80,14 @@ def live_score(
 
 def _apart(files: list[File], settings: Settings, rows: Fresh, *, bundle: Path, metric: str) -> Live:
     """Score in a process of its own, so that no device of this one is held while the next model trains."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_quiet) as process:
         return process.submit(score, files, settings, rows, bundle=bundle, metric=metric).result()
+
+
+def _quiet() -> None:
+    """Keep what TensorFlow says of the machine from the terminal; a failure comes back as an error."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    warnings.simplefilter("ignore")
 
 
 def sentence(found: dict[str, Any]) -> str:

@@ -177,7 +177,8 @@ def _drift(
     assert rules is not None
     files = files_to_watch(settings, champion, storage=storage)
     if not files:
-        found.notes.append(f"There are no files that version {champion.number} was not made from.")
+        if champion.tags.get(SOURCES_TAG) != found.sources:
+            found.notes.append(f"There are no files that version {champion.number} was not made from.")
         return
     digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
     found.watched = workspace.fingerprint(digests)
@@ -276,6 +277,7 @@ def _without_run(found: Look, verdict: str) -> dict[str, Any]:
         "run_dir": None,
         "verdict": verdict,
         "reasons": found.reasons or found.notes,
+        "notes": found.notes,
         "metrics": {},
         "live_score": found.live_score,
         "model": model,
@@ -292,5 +294,6 @@ def show(outcome: Mapping[str, Any], *, console: Console) -> None:
         return
     model, is_skipped = outcome["model"], outcome["verdict"] == SKIPPED
     of = f": {model['name']} version {model['version']} stays" if model and is_skipped else ""
-    lines = [f"{outcome['verdict']}{of}", *(f"  {reason}" for reason in outcome["reasons"])]
+    told = outcome["reasons"] if is_skipped else [*outcome["reasons"], *outcome["notes"]]
+    lines = [f"{outcome['verdict']}{of}", *(f"  {sentence}" for sentence in told)]
     console.result("\n".join(lines), outcome)
