@@ -24,17 +24,20 @@ def contents(found: Mapping[str, Any]) -> dict[str, Any]:
     """What the section shows, by the names that the template uses."""
     shifts = found["shifts"]
     counting = [each for each in shifts if each["counts"]]
-    drawn = [each for each in [*counting, *_general(shifts)] if each.get("shares")]
-    unique = {(each["kind"], each["name"]): each for each in reversed(drawn)}
+    # Labels, lengths and unknown values are drawn whether they moved or not.
+    general = [each for each in shifts if each["kind"] != "feature"]
+    drawn = [*general, *(each for each in counting if each["kind"] == "feature")]
+    drawn = [each for each in drawn if each.get("shares")]
     return {
         **found,
         "num_counting": len(counting),
         "answer": _answer(found, len(counting)),
-        "sentences": [each["sentence"] for each in counting[:MOST_CHARTS]],
+        "sentences": [_sentence(each) for each in counting[:MOST_CHARTS]],
         "num_untold": max(len(counting) - MOST_CHARTS, 0),
         "rows_shown": [{**each, "words": _words(each)} for each in shifts[:MOST_ROWS]],
         "num_left": max(len(shifts) - MOST_ROWS, 0),
-        "drawings": [_drawing(each) for each in list(reversed(unique.values()))[:MOST_CHARTS]],
+        "drawings": [_drawing(each) for each in drawn[:MOST_CHARTS]],
+        "is_alone": False,
     }
 
 
@@ -45,17 +48,12 @@ def write(found: Mapping[str, Any], path: Path) -> Path:
         found: as `recurra drift --json` prints it.
         path: in a folder that is there.
     """
-    drift = contents(found)
+    drift = {**contents(found), "is_alone": True}
     anchors = [("drift", "What moved", True), ("files", "What was compared", True)]
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
     return pages.write(
         path, "drift.html.j2", {"drift": drift, "now": now, "sections": pages.sections(anchors)}
     )
-
-
-def _general(shifts: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Labels and lengths are drawn whether they moved or not."""
-    return [each for each in shifts if each["kind"] in ("labels", "lengths", "unknown")]
 
 
 def _answer(found: Mapping[str, Any], num_counting: int) -> str:
@@ -75,10 +73,17 @@ def _words(shift: Mapping[str, Any]) -> str:
     return next(words for limit, words in WORDS if shift["value"] < limit)
 
 
+def _sentence(shift: Mapping[str, Any]) -> str:
+    """A shift with what its number means."""
+    if shift["measure"] == "share":
+        return shift["sentence"]
+    return f"{shift['name']} {_words(shift)}{shift['sentence'].removeprefix(shift['name'])}"
+
+
 def _drawing(shift: Mapping[str, Any]) -> dict[str, Any]:
     rows = [(each["name"], each["then"], each["now"]) for each in shift["shares"]]
     title = f"{KINDS[shift['kind']]} {shift['name']}, training and new rows"
     return {
         "drawing": Markup(charts.pairs(rows, title=title, names=("in training", "in the new rows"))),
-        "sentence": shift["sentence"],
+        "sentence": _sentence(shift),
     }

@@ -103,7 +103,7 @@ async def look(paths: list[Path], folder: Path) -> list[str]:
             wide, high = map(int, found.strip("[]").split(","))
             clip = {"x": 0, "y": 0, "width": width, "height": min(high, MOST_PIXELS), "scale": 1}
             shot = await tab.do("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-            drawn = folder / f"{path.parent.name}-{path.stem}-{width}-{scheme}.png"
+            drawn = folder / f"{path.absolute().parent.name}-{path.stem}-{width}-{scheme}.png"
             drawn.write_bytes(base64.b64decode(shot["data"]))
             print(f"{drawn}: {wide} x {high}")
             if wide > width:

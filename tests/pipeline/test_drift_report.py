@@ -47,8 +47,11 @@ def test_no_drift_says_so(tmp_path):
 
 
 def test_many_shifts_are_not_all_drawn(tmp_path):
-    page, text = written(tmp_path, *(shift(f"frames {place}") for place in range(128)))
+    shifts = [*(shift(f"frames {place}") for place in range(127)), shift("length", kind="lengths")]
+    page, text = written(tmp_path, *shifts)
+    assert "length moved much: PSI" in page[page.index("<figcaption>") :][:60]
     assert page.count("<svg") == drift_report.MOST_CHARTS
+    assert "frames 0 moved much: PSI 0.500." in text
     assert "And 120 more, in the table." in text and "And 28 smaller ones" in text
 
 

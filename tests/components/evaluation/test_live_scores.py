@@ -11,6 +11,8 @@ from components.evaluation.live_scores import fresh, score
 from tests.pipeline.conftest import evaluated as evaluated
 from tests.pipeline.conftest import line_settings, lines, write_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(tmp_path):

@@ -55,7 +55,7 @@ def write(path, rows, *, turned=False):
 
 
 @pytest.fixture
-def here(monkeypatch):
+def here(monkeypatch, fallen):
     """Scores in this process, where TensorFlow is loaded already."""
     monkeypatch.setattr(live, "_apart", live.score)
 
@@ -104,7 +104,7 @@ def test_without_new_files_nothing_is_read(made):
     assert found.live_score is None and not found.reasons
 
 
-def test_after_an_attempt_the_same_rows_are_no_reason_and_others_rest(made, fallen):
+def test_after_an_attempt_the_same_rows_are_no_reason_and_others_rest(made, fallen, here):
     settings, found = fallen
     attempt = {"at": "2999-01-01T00:00:00+00:00", "sources": "x", "verdict": "kept", "run_id": "r1"}
     again = look(settings, around=around(made), journal=[{**attempt, "scored": found.scored}])
