@@ -14,7 +14,7 @@ from markupsafe import Markup
 from components.evaluation import charts
 from pipeline import pages
 
-MOST_ROWS, MOST_CHARTS = 100, 8
+MOST_ROWS, MOST_CHARTS, MOST_BARS = 100, 8, 12
 # What moved, and by how much, for people who do not know the measures.
 KINDS = {"feature": "Values of", "unknown": "Unknown values of", "labels": "Labels:", "lengths": "Lengths:"}
 WORDS = ((0.1, "hardly moved"), (0.2, "moved somewhat"), (float("inf"), "moved much"))
@@ -81,7 +81,7 @@ def _sentence(shift: Mapping[str, Any]) -> str:
 
 
 def _drawing(shift: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [(each["name"], each["then"], each["now"]) for each in shift["shares"]]
+    rows = [(each["name"], each["then"], each["now"]) for each in shift["shares"][:MOST_BARS]]
     title = f"{KINDS[shift['kind']]} {shift['name']}, training and new rows"
     return {
         "drawing": Markup(charts.pairs(rows, title=title, names=("in training", "in the new rows"))),

@@ -146,7 +146,9 @@ def lines(
         return ""
     every = [point for points in kept.values() for point in points]
     right = max(BOLD_LETTER * len(_cut(name)) for name in kept) + 14
-    axes = Axes([x for x, _ in every], [y for _, y in every], x_label=x_label, log=log, right=right)
+    xs, ys = [x for x, _ in every], [y for _, y in every]
+    counted = all(float(x).is_integer() for x in xs)
+    axes = Axes(xs, ys, x_label=x_label, log=log, whole=counted, right=right)
     parts = [axes.drawn()]
     if mark is not None:
         at = axes.x(mark)

@@ -178,3 +178,8 @@ def test_counts_stand_in_the_cells_only_where_all_of_them_fit():
     labels = [chr(97 + i) for i in range(26)]
     large = parsed(charts.heat(labels, {("a", "a"): 700, ("b", "a"): 1}, title="t"))
     assert not {"700", "1"} & {each.text for each in large.findall(f"{SVG}text")}
+
+
+def test_epochs_are_counted_in_whole_numbers():
+    root = parsed(charts.lines({"a": [(1, 0.5), (2, 0.25)]}, title="t", x_label="epoch"))
+    assert not [each.text for each in root.findall(f"{SVG}text") if (each.text or "").startswith("1.")]
