@@ -238,10 +238,11 @@ def test_why_a_run_was_made_and_the_drift_seen_stand_in_its_page(
     evaluated: Started, folder: RunFolder
 ) -> None:
     assert "Drift" not in words(report.write(folder, evaluated.settings).read_text("utf8"))
-    why = {"reasons": ["Drift: 200 rows <differ>."], "notes": [], "drift": DRIFT}
+    why = {"reasons": ["Drift: 200 rows <differ>."], "notes": ["No new rows."], "drift": DRIFT}
     (folder.path / workspace.RETRAIN).write_text(json.dumps(why), "utf8")
     page = report.write(folder, evaluated.settings).read_text("utf8")
     assert page_faults(page) == []
     text = words(page)
     assert "Why it was trained again: Drift: 200 rows &lt;differ&gt;." in text
+    assert "What was looked at and was no reason: No new rows." in text
     assert "1 of 1 measure is beyond the limit" in text
