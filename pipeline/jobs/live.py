@@ -6,13 +6,15 @@ files ─ those rows that are new ────┴─ score, in a process of its 
 
 import json
 import os
-import warnings
+import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from components.data.readers import File, expand
+from components.errors import ClusterError, DataError
 from components.evaluation.live_scores import Fresh, Live, fresh, score
 from conf.schema import LiveScoreSettings, Settings
 from pipeline.backends import workspace
@@ -24,12 +26,20 @@ from pipeline.stages.judging import METRICS_TAG
 
 
 def files_to_score(settings: Settings) -> list[File]:
-    """Those named for the live score, or else the files of the data."""
+    """Those named for the live score, or else the files of the data.
+
+    Raises:
+        DataError: they are not there.
+    """
     rules = settings.retrain.live_score
     if rules is None or rules.path is None:
         return data_files(settings)
     paths = [rules.path] if isinstance(rules.path, str) else list(rules.path)
-    return expand(paths, settings.data.format)
+    try:
+        return expand(paths, settings.data.format)
+    except DataError as error:
+        hint = "See retrain.live_score.path."
+        raise DataError(error.message, problems=error.problems, hint=hint) from error
 
 
 def live_score(
@@ -44,6 +54,7 @@ def live_score(
     Raises:
         DataError: files that cannot be read, or that lack a column.
         ModelError: the version's files are gone.
+        ClusterError: the process that scores was lost.
     """
     rules = settings.retrain.live_score or LiveScoreSettings()
     files = files_to_score(settings)
@@ -79,15 +90,25 @@ def live_score(
 
 
 def _apart(files: list[File], settings: Settings, rows: Fresh, *, bundle: Path, metric: str) -> Live:
-    """Score in a process of its own, so that no device of this one is held while the next model trains."""
+    """Score in a process of its own, so that no device of this one is held while the next model trains.
+
+    Raises:
+        ClusterError: the process was lost.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_quiet) as process:
-        return process.submit(score, files, settings, rows, bundle=bundle, metric=metric).result()
+        try:
+            return process.submit(score, files, settings, rows, bundle=bundle, metric=metric).result()
+        except BrokenProcessPool as error:
+            raise ClusterError(
+                "The process that scored the champion on new rows was lost.",
+                hint="Was there too little memory? Try again, or name fewer rows in retrain.live_score.path.",
+            ) from error
 
 
 def _quiet() -> None:
     """Keep what TensorFlow says of the machine from the terminal; a failure comes back as an error."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    warnings.simplefilter("ignore")
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 def sentence(found: dict[str, Any]) -> str:

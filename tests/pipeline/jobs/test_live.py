@@ -1,12 +1,14 @@
 """The live score of a real small model: falls where the world changed, holds where it did not."""
 
 import json
+import os
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.errors import ClusterError, DataError
 from pipeline.backends import workspace
 from pipeline.backends.registry import RUN_TAG, Registry
 from pipeline.backends.signals import Signals
@@ -127,3 +129,19 @@ def test_a_fall_within_the_margin_does_not_count(made, fallen, margin, fell, mon
     version = registry.resolve("models:/lines@champion")
     where = {"registry": registry, "storage": made / "runs", "console": Noting()}
     assert live.live_score(wanted, version=version, **where)["fell"] is fell
+
+
+def test_files_that_are_not_there_are_told_with_the_setting_that_names_them(made):
+    missing = str(made / "missing.parquet")
+    settings = line_settings(made / "lines.parquet", retrain={"live_score": {"path": missing}})
+    with pytest.raises(DataError, match="cannot be found") as caught:
+        look(settings, around=around(made), journal=[])
+    assert caught.value.hint == "See retrain.live_score.path."
+
+
+def test_a_process_that_is_lost_while_it_scores_is_worth_another_try(made, fallen, monkeypatch):
+    settings, _ = fallen
+    monkeypatch.setattr(live, "_quiet", os.abort)
+    with pytest.raises(ClusterError, match="was lost") as caught:
+        look(settings, around=around(made), journal=[])
+    assert caught.value.exit_code == 3
