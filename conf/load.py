@@ -35,6 +35,7 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("data", "path"),
     ("evaluate", "examples"),
     ("retrain", "drift", "path"),
+    ("retrain", "live_score", "path"),
 )
 
 

@@ -955,6 +955,29 @@ class DriftSettings(Section):
     )
 
 
+class LiveScoreSettings(Section):
+    """From when on the champion's score on labelled rows that came after it is a reason to train again."""
+
+    path: Paths | None = Field(
+        default=None,
+        description="Labelled rows to look at, relative to the settings file; null: those of the data. Rows "
+        "that the champion was made from are left out, as far as its run is in the storage.",
+    )
+    metric: FloorMetric = Field(default="accuracy", description="The score that is looked at.")
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="How far below the interval of the figure it was registered with the score may fall.",
+    )
+    min_rows: int = Field(
+        default=100, ge=1, le=1_000_000_000, description="New labelled rows below which nothing is said."
+    )
+    cooldown_days: float = Field(
+        default=0.0, ge=0, le=36_500, description="Days after an attempt for which the score is no reason."
+    )
+
+
 class RetrainSettings(Section):
     """What counts as a reason to train again; for `recurra retrain` and `recurra schedule`."""
 
@@ -978,6 +1001,10 @@ class RetrainSettings(Section):
     drift: DriftSettings | None = Field(
         default=None,
         description="When new rows that differ from those of training are a reason; null: never.",
+    )
+    live_score: LiveScoreSettings | None = Field(
+        default=None,
+        description="When the champion's score on new labelled rows is a reason; null: it is not looked at.",
     )
 
 
@@ -1049,7 +1076,7 @@ class Settings(Section):
                 )
         return evaluate
 
-    @field_validator("model", "train", "tune", "gate")
+    @field_validator("model", "train", "tune", "gate", "retrain")
     @classmethod
     def _fits_task(cls, section: Any, info: ValidationInfo) -> Any:
         task = info.data.get("task")
@@ -1079,6 +1106,8 @@ class Settings(Section):
         if isinstance(section, GateSettings) and task == "labelling":
             for metric in section.floors:
                 _refuse_ranking(metric, at=f"floors.{metric}")
+        if isinstance(section, RetrainSettings) and section.live_score and task == "classification":
+            _refuse_sequence_accuracy(section.live_score.metric, at="live_score.metric")
         for at, name in _metrics_of(section):
             _check_spans(name, task, info.data.get("data"), at=at)
         return section
@@ -1189,6 +1218,8 @@ def _metrics_of(section: Section) -> list[tuple[str, str]]:
         floors: list[tuple[str, str]] = [(f"floors.{metric}", metric) for metric in section.floors]
         slices = [("slices", metric) for each in section.slices.values() for metric in each]
         return [("better_on", section.better_on), *floors, *slices]
+    if isinstance(section, RetrainSettings) and section.live_score:
+        return [("live_score.metric", section.live_score.metric)]
     return []
 
 

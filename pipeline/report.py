@@ -1,27 +1,30 @@
-"""One HTML page about a run, self-contained: the verdict first, then what it rests on.
+"""One HTML page about a run: what it came to on the first screen, then what that rests on.
 
-    run.json, data/profile.json, tune/trials.json, checkpoints/history.json, evaluation/*.json ─▶ report.html
+    run.json, data/profile.json, tune/trials.json, checkpoints/history.json, evaluation/*.json,
+    retrain.json ─▶ report.html
 
 A stage that has not run has no section, so the page can be written at any time.
 """
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.evaluation import behaviours, charts, slices, verdicts
 from components.training.progress import MUCH_WAITING, waiting_share
 from conf.schema import Settings
-from pipeline import sweep_report
-from pipeline.backends.workspace import RunFolder
+from pipeline import drift_report, pages, sweep_report
+from pipeline.backends.workspace import RETRAIN, RunFolder
 
-TEMPLATES = Path(__file__).parent / "templates"
+MEANING = {
+    "promoted": "It passed its gate, and answers under the alias from now on.",
+    "kept": "It passed its gate, but is not proved better: the champion goes on answering.",
+    "rejected": "It did not pass its gate, and nothing that answers has changed.",
+}
 SHOWN_METRICS = {
     "accuracy": "accuracy",
     "sequence_accuracy": "sequence accuracy",
@@ -42,7 +45,9 @@ NUM_DISTRIBUTIONS = 4
 MOST_OPEN_SLICES = 8
 MOST_WRONG_EXAMPLES = 50
 # What stands in the table of scores only.
-NOT_IN_TILES = (
+NOT_DRAWN = (
+    "loss",
+    "ece",
     "span_precision",
     "span_recall",
     "lenient_span_f1",
@@ -51,7 +56,7 @@ NOT_IN_TILES = (
     "top_3_accuracy",
     "top_5_accuracy",
 )
-NOT_DRAWN = ("loss", "ece", *NOT_IN_TILES)
+MOST_TOLD = 3  # confusions in words
 SPAN_ERRORS = {
     "type": "right bounds, wrong type",
     "boundary": "right type, wrong bounds",
@@ -63,14 +68,7 @@ SPAN_ERRORS = {
 
 def write(folder: RunFolder, settings: Settings) -> Path:
     """Write `report.html` from what the stages have left; the page's path."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(contents(folder, settings))
-    temporary = folder.report.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(page, "utf8")
-    os.replace(temporary, folder.report)
-    return folder.report
+    return pages.write(folder.report, "report.html.j2", contents(folder, settings))
 
 
 def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
@@ -84,7 +82,9 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     stages = [{"name": name, "seconds": None, "reason": "", **each} for name, each in run["stages"].items()]
     state, sentence = _state(stages)
     verdict = _read(folder.evaluation / "verdict.json")
-    return {
+    why = _read(folder.path / RETRAIN)
+    test = metrics.get("test")
+    shown = {
         "name": run["name"],
         "run_id": run["run_id"],
         "started": run["started"][:16].replace("T", " "),
@@ -96,11 +96,13 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "state_sentence": sentence,
         "unseen": (details.get("unseen") or {}).get("sentence", ""),
         "calibration": (details.get("calibration") or {}).get("sentence", ""),
+        "meaning": MEANING.get((verdict or {}).get("decision", ""), ""),
         "valid": metrics.get("valid", {}),
-        "test": metrics.get("test"),
+        "test": test,
+        "main_metric": settings.gate.better_on,
+        "tiles": _tiles(settings, test, verdict, baselines, profile) if test else [],
         "confidence": settings.gate.confidence,
         "shown_metrics": SHOWN_METRICS,
-        "not_in_tiles": NOT_IN_TILES,
         "spans": details.get("spans"),
         "span_errors": SPAN_ERRORS,
         "baselines": baselines,
@@ -110,6 +112,7 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "training_hint": _training_hint(history),
         "worst": [_worst(each, settings.task) for each in details.get("worst", [])],
         "per_class": details.get("per_class", []),
+        "confused": _confused(details.get("confusion", [])),
         "areas": {each["label"]: each for each in (details.get("ranking") or {}).get("per_class", [])},
         "most_classes": MOST_CLASSES,
         "most_wrong": MOST_WRONG_EXAMPLES,
@@ -120,8 +123,87 @@ def contents(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "stages": stages,
         "versions": run["versions"],
         "settings": folder.settings.read_text("utf8") if folder.settings.exists() else "",
+        "why": why,
+        "drift": drift_report.contents(why["drift"]) if why and why.get("drift") else None,
         "charts": _charts(metrics, details, history, profile, baselines),
     }
+    return {**shown, "sections": _sections(shown)}
+
+
+def _sections(shown: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Those that have something to show, the most important first."""
+    spans = shown["spans"]
+    return pages.sections(
+        [
+            ("verdict", "Verdict", shown["rules"]["rows"]),
+            ("scores", "Scores", shown["test"]),
+            ("slices", "By kind of row", shown["slices"]["families"]),
+            ("examples", "Behaviour examples", shown["examples"]),
+            ("spans", "By span type", spans and spans["by_type"]),
+            ("classes", "By class", shown["per_class"]),
+            ("worst", "Worst answers", shown["worst"]),
+            ("drift", "Drift", shown["drift"]),
+            ("search", "Search", shown["search"]),
+            ("learning", "Learning", shown["history"]),
+            ("data", "Data", shown["profile"]),
+            ("history", "How it came about", True),
+        ]
+    )
+
+
+def _tiles(
+    settings: Settings,
+    test: Mapping[str, Any],
+    verdict: Mapping[str, Any] | None,
+    baselines: Sequence[Mapping[str, Any]],
+    profile: Mapping[str, Any] | None,
+) -> list[dict[str, str]]:
+    """The score that decides, and what it is to be seen beside."""
+    metric = settings.gate.better_on
+    name = SHOWN_METRICS.get(metric, metric)
+    percent = f"{100 * settings.gate.confidence:g} % interval"
+    tiles = []
+    if (value := test.get(metric)) is not None:
+        low, high = test.get(f"{metric}_low"), test.get(f"{metric}_high")
+        beside = f"{percent} {low:.4f} to {high:.4f}" if low is not None and high is not None else ""
+        tiles.append({"name": f"Test {name}", "value": f"{value:.4f}", "beside": beside})
+    if verdict and verdict.get("champion_value") is not None:
+        tiles.append(_against(verdict, percent))
+    known = [each for each in baselines if each["metrics"] and each["metrics"]["accuracy"] is not None]
+    if known and test.get("accuracy") is not None:
+        best = max(known, key=lambda each: each["metrics"]["accuracy"])
+        accuracy = best["metrics"]["accuracy"]
+        gap = test["accuracy"] - accuracy
+        beside = f"{best['name'].replace('_', ' ')}; the network's accuracy is {abs(gap):.4f} "
+        beside += "higher" if gap > 0 else "lower"
+        tiles.append({"name": "Best simple rule, accuracy", "value": f"{accuracy:.4f}", "beside": beside})
+    if profile:
+        rows = {split: each["rows"] for split, each in profile["splits"].items()}
+        beside = f"{rows.get('train', 0):,} trained it, {rows.get('valid', 0):,} chose its best epoch"
+        tiles.append({"name": "Test sequences", "value": f"{rows.get('test', 0):,}", "beside": beside})
+    return tiles
+
+
+def _against(verdict: Mapping[str, Any], percent: str) -> dict[str, str]:
+    """The champion on the same rows."""
+    name = SHOWN_METRICS.get(verdict["metric"], verdict["metric"])
+    beside = ""
+    if verdict.get("difference") is not None:
+        beside = f"this model {verdict['difference']:+.4f}"
+    if beside and verdict.get("low") is not None and verdict.get("high") is not None:
+        beside += f", {percent} {verdict['low']:+.4f} to {verdict['high']:+.4f}"
+    return {
+        "name": f"Champion's {name}, same rows",
+        "value": f"{verdict['champion_value']:.4f}",
+        "beside": beside,
+    }
+
+
+def _confused(confusion: Sequence[Mapping[str, Any]]) -> str:
+    """The most frequent confusions in words."""
+    wrong = [each for each in confusion if each["truth"] != each["predicted"] and each["count"]]
+    most = sorted(wrong, key=lambda each: -each["count"])[:MOST_TOLD]
+    return ", ".join(f"{each['truth']} answered as {each['predicted']} ({each['count']:,})" for each in most)
 
 
 def _read(path: Path) -> Any:
@@ -175,7 +257,12 @@ def _worst(row: Mapping[str, Any], task: str) -> dict[str, Any]:
         ],
         "texts": [" ".join(each["values"]) for each in row["inputs"] if _is_text(each)],
         "parts": [
-            {"truth": one.ljust(width), "answer": other.ljust(width), "right": one == other}
+            {
+                "truth": one.ljust(width),
+                "answer": other,
+                "space": " " * (width - len(other)),
+                "right": one == other,
+            }
             for one, other in zip(truth, answers, strict=True)
         ],
         "name": (row["id"] or f"row {row['row']}") + probability,
@@ -213,10 +300,9 @@ def _charts(
     history: Sequence[Mapping[str, Any]],
     profile: Mapping[str, Any] | None,
     baselines: Sequence[Mapping[str, Any]],
-) -> dict[str, Markup]:
-    drawn = {
-        name: "" for name in ("loss", "accuracy", "beside", "confusion", "reliability", "lengths", "features")
-    }
+) -> dict[str, Any]:
+    drawn = {name: "" for name in ("loss", "accuracy", "beside", "confusion", "reliability", "lengths")}
+    features: list[str] = []
     if history:
         drawn |= _curves(history)
     if metrics:
@@ -241,8 +327,8 @@ def _charts(
         histogram = profile["splits"]["train"]["lengths"]["histogram"]
         title = "Training sequences by length"
         drawn["lengths"] = charts.bars(histogram["edges"], histogram["counts"], title=title, x_label="steps")
-        drawn["features"] = "".join(_distributions(profile))
-    return {name: Markup(chart) for name, chart in drawn.items()}
+        features = list(_distributions(profile))
+    return {**{name: Markup(chart) for name, chart in drawn.items()}, "features": list(map(Markup, features))}
 
 
 def _distributions(profile: Mapping[str, Any]) -> Iterator[str]:

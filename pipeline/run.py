@@ -167,6 +167,7 @@ class Surroundings:
     new_search: bool = False  # an unfinished search over other settings is left as it is
     reuse: str | None = None  # the run whose trials count in a new search
     override: str | None = None  # why a model is to be promoted that the gate would not promote
+    why: Mapping[str, Any] | None = None  # what made `recurra retrain` start the run, for its report
 
 
 def plan(
@@ -398,6 +399,8 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         folder = _own_folder(planned, stack)
         around.console.note(f"Run {folder.run_id} in {folder.path}")
         _write_settings(folder, settings)
+        if around.why is not None:
+            workspace.write_json(folder.path / workspace.RETRAIN, dict(around.why))
         return Outcome(folder, _Work(settings, planned, folder, cluster, around, stack, reuse).run())
 
 

@@ -71,7 +71,7 @@ class IndexWriter:
         """One batch."""
         columns = {
             "id": checked.ids,
-            "digest": pa.array(_digests(checked), pa.binary(DIGEST_BYTES)),
+            "digest": pa.array(digests_of(checked), pa.binary(DIGEST_BYTES)),
             "length": checked.inputs[0].lengths.astype(np.int32),
             "key": checked.keys,
             "y": self._codes(checked, layout),
@@ -109,7 +109,7 @@ def schema(layout: Layout) -> pa.Schema:
     return pa.schema({**columns, **{f"w{i}": pa.int32() for i in range(len(layout.inputs))}})
 
 
-def _digests(checked: Checked) -> list[bytes | None]:
+def digests_of(checked: Checked) -> list[bytes | None]:
     """A hash of each good row's inputs and context.
 
     Numbers are taken as float64, so that the file's number type makes no difference.

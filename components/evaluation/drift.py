@@ -15,7 +15,7 @@ Letters: S steps, F features, B bins, n sequences.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from scipy import stats
 
 NUM_BINS = 10
 CHANCE = 0.99
+MOST_LABELS = 20  # those that moved most are told
 
 Kind = Literal["feature", "unknown", "missing", "labels", "lengths"]
 
@@ -39,6 +40,15 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The part of the values that falls into one bin, in training and in the new rows."""
+
+    name: str
+    then: float
+    now: float
+
+
+@dataclass(frozen=True)
 class Shift:
     """One property of the rows, then and now."""
 
@@ -49,6 +59,7 @@ class Shift:
     limit: float | None
     by_chance: float  # what few rows reach without any drift
     sentence: str
+    shares: tuple[Share, ...] = ()  # where it is of bins
 
     @property
     def counts(self) -> bool:
@@ -57,7 +68,8 @@ class Shift:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able copy."""
-        return {**asdict(self), "counts": self.counts}
+        shares = [asdict(share) for share in self.shares]
+        return {**asdict(self), "shares": shares, "counts": self.counts}
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,30 @@ class Reference:
 
     def psi(self, counts: np.ndarray, num_then: int, num_now: int) -> tuple[float, int]:
         """PSI, and the number of bins it is over; of so many sequences."""
+        then, now, _ = self._bins(counts)
+        return psi(then, now, num_then, num_now)
+
+    def shares(self, counts: np.ndarray) -> tuple[Share, ...]:
+        """The bins that PSI is over."""
+        then, now, starts = self._bins(counts)
+        ends = [*starts[1:] - 1, len(self.edges)]
+        return tuple(
+            Share(_range(self.edges, first - 1, last, up_to="up to", beyond="over"), float(a), float(b))
+            for first, last, a, b in zip(starts, ends, then, now, strict=True)
+        )
+
+    def _bins(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         then = np.diff(self.below, prepend=0.0, append=1.0)
-        return psi(*_merged(then, counts / counts.sum()), num_then, num_now)
+        return _merged(then, counts / counts.sum())
+
+
+def _range(edges: np.ndarray, low: int, high: int, *, up_to: str, beyond: str) -> str:
+    """A bin between two of the edges in words; before the first one, or behind the last one."""
+    if low < 0 and high >= len(edges):
+        return "all"
+    if low < 0:
+        return f"{up_to} {edges[high]:.4g}"
+    return f"{beyond} {edges[low]:.4g}" if high >= len(edges) else f"{edges[low]:.4g} to {edges[high]:.4g}"
 
 
 def psi(then: np.ndarray, now: np.ndarray, num_then: int, num_now: int) -> tuple[float, int]:
@@ -114,15 +148,18 @@ def by_chance(bins: int, num_then: int, num_now: int) -> float:
     return float(stats.chi2.ppf(CHANCE, bins - 1)) * (1 / num_then + 1 / num_now)
 
 
-def _merged(then: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbouring bins together until each holds about a tenth of training; the last takes what is left."""
+def _merged(then: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neighbouring bins together until each holds about a tenth of training; the last takes what is left.
+
+    Gives back both shares, and with which of the old bins each new one starts.
+    """
     starts, held = [0], 0.0
     for place, share in enumerate(then[:-1]):
         held += share
         if held >= 1 / NUM_BINS - 1e-9 and then[place + 1 :].sum() > 1e-9:
             starts.append(place + 1)
             held = 0.0
-    return np.add.reduceat(then, starts), np.add.reduceat(now, starts)
+    return np.add.reduceat(then, starts), np.add.reduceat(now, starts), np.asarray(starts)
 
 
 @dataclass
@@ -197,7 +234,8 @@ def _features(profile: Mapping[str, Any], seen: Seen, limits: Limits) -> list[Sh
         name = column if column in single else f"{column} {place}"
         value, bins = reference.psi(counts, num_then, seen.num_rows)
         chance = by_chance(bins, num_then, seen.num_rows)
-        found.append(_shift("feature", name, "psi", value, limits.psi, chance))
+        shift = _shift("feature", name, "psi", value, limits.psi, chance)
+        found.append(replace(shift, shares=reference.shares(counts)))
         # The 99th percentile of the distance of two samples (Smirnov 1948).
         chance = 1.63 * math.sqrt(1 / num_then + 1 / max(seen.num_rows, 1))
         found.append(_shift("feature", name, "ks", reference.ks(counts), limits.ks, chance))
@@ -215,7 +253,8 @@ def _symbols(profile: Mapping[str, Any], seen: Seen, limits: Limits) -> list[Shi
         now = seen.unknown[column] / seen.units[column]
         spread = math.sqrt(max(then * (1 - then), now * (1 - now)) / max(seen.num_rows, 1))
         told = f"{now:.1%} of the values of {column} are unknown, {then:.1%} were on the validation rows"
-        found.append(Shift("unknown", column, "share", now - then, limits.unknown, 2.33 * spread, f"{told}."))
+        shift = Shift("unknown", column, "share", now - then, limits.unknown, 2.33 * spread, f"{told}.")
+        found.append(replace(shift, shares=(Share("unknown values", then, now),)))
     return found
 
 
@@ -230,9 +269,14 @@ def _lengths(train: Mapping[str, Any], seen: Seen, limits: Limits) -> list[Shift
     places = np.searchsorted(edges, lengths, side="right")
     now = np.bincount(places, numbers, minlength=len(edges) + 1) / seen.num_rows
     then = np.concatenate([[0.0], counts / counts.sum(), [0.0]])
-    value, bins = psi(*_merged(then, now), train["rows"], seen.num_rows)
+    old, new, starts = _merged(then, now)
+    value, bins = psi(old, new, train["rows"], seen.num_rows)
     chance = by_chance(bins, train["rows"], seen.num_rows)
-    return [_shift("lengths", "length", "psi", value, limits.lengths, chance)]
+    shares = tuple(
+        Share(_range(edges, first - 1, last, up_to="below", beyond="from"), float(a), float(b))
+        for first, last, a, b in zip(starts, [*starts[1:] - 1, len(edges)], old, new, strict=True)
+    )
+    return [replace(_shift("lengths", "length", "psi", value, limits.lengths, chance), shares=shares)]
 
 
 def _labels(train: Mapping[str, Any], seen: Seen, limits: Limits) -> Shift:
@@ -241,7 +285,14 @@ def _labels(train: Mapping[str, Any], seen: Seen, limits: Limits) -> Shift:
     now = np.array([seen.labels[name] for name in names], np.float64)
     value, bins = psi(then / then.sum(), now / now.sum(), train["rows"], seen.num_rows)
     chance = by_chance(bins, train["rows"], seen.num_rows)
-    shift = _shift("labels", "label", "psi", value, limits.labels, chance)
+    shares = [
+        Share(*each)
+        for each in zip(names, (then / then.sum()).tolist(), (now / now.sum()).tolist(), strict=True)
+    ]
+    moved = sorted(shares, key=lambda share: -abs(share.now - share.then))
+    shift = replace(
+        _shift("labels", "label", "psi", value, limits.labels, chance), shares=tuple(moved[:MOST_LABELS])
+    )
     fresh = [name for name in names if name not in train["labels"]]
     if not fresh:
         return shift

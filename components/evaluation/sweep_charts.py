@@ -17,6 +17,7 @@ MISSING = "not searched"
 NUM_SHADES = 5
 MOST_LETTERS = 16  # of a name above an axis
 HEADING, STUB = 44, 34
+WIDE = 640  # of the lines across all settings at least; narrower pages scroll them
 PLOT_WIDTH, PLOT_HEIGHT, SLANTED = 300, 190, 40
 # Neighbouring numbers fall far apart, so that dots of one choice do not hide one another.
 GOLDEN = 0.6180339887
@@ -117,7 +118,7 @@ def parallel(axes: Sequence[Axis], score: Axis, trials: Sequence[Trial], *, titl
 def _gap(axes: Sequence[Axis]) -> float:
     """The room of an axis: enough for its name, and for the drawing not to be narrow."""
     longest = max(len(line) for axis in axes for line in _heading(axis.name))
-    return max(longest * LETTER + 18, 96, WIDTH / len(axes))
+    return max(longest * LETTER + 18, 96, WIDE / len(axes))
 
 
 def _heading(name: str) -> tuple[str, str]:
@@ -191,6 +192,8 @@ def scatter(axis: Axis, score: Axis, trials: Sequence[Trial], *, title: str) -> 
 def _below(axis: Axis, left: float, right: float, bottom: float, *, slanted: bool) -> str:
     """The marks of an axis that lies below."""
     marks = [(left + share * (right - left), label) for share, label in axis.marks()]
+    if not axis.labels:
+        marks = _apart(marks)
     if not slanted:
         return "".join(
             f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(label)}</text>'
@@ -203,6 +206,15 @@ def _below(axis: Axis, left: float, right: float, bottom: float, *, slanted: boo
         f"{escape(shown)}<title>{escape(label)}</title></text>"
         for (x, label), shown in zip(marks, labels, strict=True)
     )
+
+
+def _apart(marks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Without those numbers that would run into the one before."""
+    kept: list[tuple[float, str]] = []
+    for x, label in sorted(marks):
+        if not kept or x - kept[-1][0] > (len(label) + len(kept[-1][1])) * LETTER / 2 + 6:
+            kept.append((x, label))
+    return kept
 
 
 def _grid(score: Axis, left: float, right: float, top: float, bottom: float) -> str:

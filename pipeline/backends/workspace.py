@@ -3,7 +3,7 @@
     <storage>/<name>/
       .locks/                 one file per lock
       <run_id>/               settings.yaml  run.json  data/  tune/  checkpoints/  bundle/  evaluation/
-                              report.html
+                              report.html  retrain.json
         run.json              {"run_id", "plan": {stage: key}, "stages": {stage: {"status", "key", ...}}, ...}
 
 A stage's key is a fingerprint of what goes into it; a stage that is done under the same key elsewhere is
@@ -28,6 +28,7 @@ from components.data.readers.paths import File
 from components.errors import BusyError, StorageError
 
 RUN, LOCK, STOP = "run.json", ".lock", ".stop"
+RETRAIN = "retrain.json"  # why `recurra retrain` made the run
 LOCK_SECONDS = 600.0
 
 # What a stage leaves in the run folder, and moves with it when another run takes it over.

@@ -101,7 +101,7 @@ register = _stage_command(
 def retrain(
     conf: Sequence[Path], overrides: Sequence[str], force: bool, dry_run: bool, common: Common, **asked: Any
 ) -> None:
-    """Run only if there is a reason (`retrain` in CONF): new rows, age; promote only if better."""
+    """Run only if there is a reason (`retrain` in CONF): new rows, drift, score, age; promote if better."""
     from pipeline.jobs.retrain import retrain as look_and_run
     from pipeline.jobs.retrain import show
 
@@ -116,13 +116,23 @@ def retrain(
 @click.argument("conf", type=click.Path(path_type=Path))
 @click.argument("data", nargs=-1)
 @settings_parameters[1]
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.html",
+    help="Also write it as a page, with charts.",
+)
 @common_options
-def drift(conf: Path, data: Sequence[str], overrides: Sequence[str], common: Common) -> None:
+def drift(
+    conf: Path, data: Sequence[str], overrides: Sequence[str], report: Path | None, common: Common
+) -> None:
     """How DATA differs from the rows that CONF's champion was trained on.  [default: its new files]"""
-    from pipeline.jobs.drift import look, show
+    from pipeline.jobs.drift import look, show, write_report
 
     settings = load_settings([conf], overrides)
     found = look(settings, list(data), storage=common.storage, tracking_uri=common.tracking_uri)
+    if report is not None:
+        found["report"] = str(write_report(found, report))
     show(found, console=common.console)
 
 

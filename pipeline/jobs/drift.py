@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from components.data.readers import File, expand
-from components.errors import DataError, ModelError
+from components.errors import DataError, ModelError, StorageError
 from components.evaluation.drift import Limits, compare
 from components.evaluation.watching import watch
 from components.served.encoding import Encoding
 from conf.schema import DriftSettings, Settings
+from pipeline import drift_report
 from pipeline.backends import workspace
 from pipeline.backends.registry import RUN_TAG, Registry, Version
 from pipeline.backends.tracking import Store
@@ -122,6 +123,22 @@ def sentences(found: Mapping[str, Any], *, most: int = 3) -> list[str]:
     return [*told[:most], *more]
 
 
+def write_report(found: Mapping[str, Any], path: Path) -> Path:
+    """The same as a page of its own; gives back its path.
+
+    Raises:
+        StorageError: the page cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return drift_report.write(found, path.absolute())
+    except OSError as error:
+        raise StorageError(
+            f"The page {path} cannot be written: {error.strerror or error}.",
+            hint="Name another file with --report.",
+        ) from error
+
+
 def show(found: Mapping[str, Any], *, console: Console) -> None:
     """A table of the largest shifts, and the answer in one line."""
     if not console.as_json:
@@ -146,3 +163,5 @@ def show(found: Mapping[str, Any], *, console: Console) -> None:
     console.result(
         f"{told}: {found['rows']:,} rows against the {found['trained_on']:,} of {found['model']}", found
     )
+    if "report" in found and not console.as_json:
+        console.result(f"report: {found['report']}")

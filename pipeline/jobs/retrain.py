@@ -3,15 +3,15 @@
     champion, files, earlier looks ─ look ─▶ no reason: skipped
                                         └──▶ reasons: run ─▶ promoted | kept | rejected
 
-<storage>/<name>/retrain.jsonl   one line for every look: {"at", "sources", "watched", "drift", "reasons",
-                                 "notes", "verdict", "run_id"}
+<storage>/<name>/retrain.jsonl   one line for every look: {"at", "sources", "watched", "drift", "scored",
+                                 "live_score", "reasons", "notes", "verdict", "run_id"}
 
 Rows that a run has already been made from are not new, whether its model became champion or not.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -23,6 +23,8 @@ from pipeline.backends.registry import Registry, Version
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
 from pipeline.jobs.drift import drift, files_to_watch, sentences
+from pipeline.jobs.live import files_to_score, live_score
+from pipeline.jobs.live import sentence as of_score
 from pipeline.outcomes import as_data
 from pipeline.outcomes import show as show_run
 from pipeline.run import Surroundings, data_digests, data_files, execute
@@ -42,6 +44,9 @@ class Look:
     sources: str  # fingerprint of the files' content
     watched: str = ""  # the same of the files that were looked at for drift
     drift: bool | None = None  # None: not looked for
+    shifts: dict[str, Any] | None = None  # what was found then, as `recurra drift --json` prints it
+    scored: str = ""  # fingerprint of the files that the champion was scored on
+    live_score: dict[str, Any] | None = None  # None: not looked at
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -72,9 +77,15 @@ def retrain(
         return _without_run(found, verdict)
     for reason in found.reasons:
         around.console.note(f"retrain: {reason}")
-    outcome = as_data(execute(settings, until="register", around=around))
+    why = {
+        "reasons": found.reasons,
+        "notes": found.notes,
+        "drift": found.shifts,
+        "live_score": found.live_score,
+    }
+    outcome = as_data(execute(settings, until="register", around=replace(around, why=why)))
     _enter(journal, found, verdict=outcome["verdict"], run_id=outcome["run_id"])
-    return {**outcome, "why": found.reasons}
+    return {**outcome, "why": found.reasons, "live_score": found.live_score}
 
 
 def look(settings: Settings, *, around: Surroundings, journal: Sequence[Mapping[str, Any]]) -> Look:
@@ -94,6 +105,8 @@ def look(settings: Settings, *, around: Surroundings, journal: Sequence[Mapping[
     _age(found, champion, runs, settings.retrain)
     if settings.retrain.drift is not None:
         _drift(found, champion, journal, settings, registry=registry, storage=around.storage)
+    if settings.retrain.live_score is not None:
+        _live_score(found, champion, runs, settings, registry=registry, around=around)
     return found
 
 
@@ -164,11 +177,12 @@ def _drift(
     assert rules is not None
     files = files_to_watch(settings, champion, storage=storage)
     if not files:
-        found.notes.append(f"There are no files that version {champion.number} was not made from.")
+        if champion.tags.get(SOURCES_TAG) != found.sources:
+            found.notes.append(f"There are no files that version {champion.number} was not made from.")
         return
     digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")
     found.watched = workspace.fingerprint(digests)
-    seen = drift(settings, files, version=champion, registry=registry)
+    seen = found.shifts = drift(settings, files, version=champion, registry=registry)
     found.drift = seen["drift"]
     if not found.drift:
         found.notes.append(f"No drift in {seen['rows']:,} rows.")
@@ -189,6 +203,43 @@ def _drift(
         found.reasons.append(f"Drift: {told}")
 
 
+def _live_score(
+    found: Look,
+    champion: Version,
+    runs: Sequence[Mapping[str, Any]],
+    settings: Settings,
+    *,
+    registry: Registry,
+    around: Surroundings,
+) -> None:
+    rules = settings.retrain.live_score
+    assert rules is not None
+    if rules.path is None and champion.tags.get(SOURCES_TAG) == found.sources:
+        return  # that there are no new rows is said already
+    files = files_to_score(settings)
+    digests = workspace.file_digests(files, cache=around.storage / settings.name / ".digests.json")
+    found.scored = workspace.fingerprint(digests)
+    made = next((entry for entry in reversed(runs) if entry.get("scored") == found.scored), None)
+    if made is not None:
+        found.notes.append(f"Run {made['run_id']} was made with the rows of the live score at hand.")
+        return
+    seen = found.live_score = live_score(
+        settings, version=champion, registry=registry, storage=around.storage, console=around.console
+    )
+    if seen["value"] is None:
+        found.notes.append(
+            f"The live score needs {rules.min_rows:,} labelled rows that version {champion.number} was not "
+            f"made from, and there are {seen['rows']:,}."
+        )
+    elif not seen["fell"]:
+        found.notes.append(f"The live score holds: {of_score(seen)}.")
+    elif runs and (days := _days_since(runs[-1]["at"])) < rules.cooldown_days:
+        rest = f"{days:.1f} of {rules.cooldown_days:g} days since the last attempt"
+        found.notes.append(f"The live score fell, but it is {rest}: {of_score(seen)}.")
+    else:
+        found.reasons.append(f"The live score fell: {of_score(seen)}.")
+
+
 def _days_since(iso: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(iso)) / timedelta(days=1)
 
@@ -201,6 +252,8 @@ def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> N
             "sources": found.sources,
             "watched": found.watched,
             "drift": found.drift,
+            "scored": found.scored,
+            "live_score": None if found.live_score is None else found.live_score["value"],
             "reasons": found.reasons,
             "notes": found.notes,
             "verdict": verdict,
@@ -224,7 +277,9 @@ def _without_run(found: Look, verdict: str) -> dict[str, Any]:
         "run_dir": None,
         "verdict": verdict,
         "reasons": found.reasons or found.notes,
+        "notes": found.notes,
         "metrics": {},
+        "live_score": found.live_score,
         "model": model,
         "report": None,
         "mlflow_run_id": None,
@@ -239,5 +294,6 @@ def show(outcome: Mapping[str, Any], *, console: Console) -> None:
         return
     model, is_skipped = outcome["model"], outcome["verdict"] == SKIPPED
     of = f": {model['name']} version {model['version']} stays" if model and is_skipped else ""
-    lines = [f"{outcome['verdict']}{of}", *(f"  {reason}" for reason in outcome["reasons"])]
+    told = outcome["reasons"] if is_skipped else [*outcome["reasons"], *outcome["notes"]]
+    lines = [f"{outcome['verdict']}{of}", *(f"  {sentence}" for sentence in told)]
     console.result("\n".join(lines), outcome)

@@ -231,6 +231,7 @@ def test_what_only_labellers_have_is_refused_for_a_classifier() -> None:
     for changes in (
         {"gate": {"floors": {"sequence_accuracy": 0.5}}},
         {"gate": {"better_on": "sequence_accuracy"}},
+        {"retrain": {"live_score": {"metric": "sequence_accuracy"}}},
         {"gate": {"slices": {"length": {"sequence_accuracy": 0.5}}}},
         {"train": {"early_stopping": {"metric": "sequence_accuracy"}}},
     ):

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,78 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 def listing(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+class _Page(HTMLParser):
+    """What a page is made of, so far as the rules for pages ask for it."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "hr", "input", "wbr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[tuple[str, dict[str, str | None]]] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.headings: list[int] = []
+        self.found: list[str] = []
+        self.drawings: list[set[str]] = []  # of each image, which texts it has
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        named = dict(attributes)
+        self.seen.add(tag)
+        if "id" in named:
+            self.ids.append(named["id"] or "")
+        if tag in ("script", "link", "iframe", "object", "img"):
+            self.found.append(f"there is a <{tag}>")
+        for name, value in attributes:
+            if name in ("href", "src", "action") and not (value or "").startswith("#"):
+                self.found.append(f"{tag} asks for {value}")
+            elif name == "href":
+                self.targets.append((value or "")[1:])
+            if name.startswith("on"):
+                self.found.append(f"{tag} has {name}")
+        if tag == "table" and not any(each.get("class") == "scroll" for _, each in self.open):
+            self.found.append("a table is in no box that scrolls")
+        if tag == "svg":
+            self.drawings.append(set())
+            if named.get("role") != "img":
+                self.found.append("a drawing is not said to be an image")
+        if tag in ("title", "desc") and self.open[-1][0] == "svg":
+            self.drawings[-1].add(tag)
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.headings.append(int(tag[1]))
+        if tag == "html" and not named.get("lang"):
+            self.found.append("the page has no language")
+        if tag not in self.VOID:
+            self.open.append((tag, named))
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open[-1][0] != tag:
+            self.found.append(f"</{tag}> closes {self.open[-1][0] if self.open else 'nothing'}")
+        else:
+            self.open.pop()
+
+
+def page_faults(page: str) -> list[str]:
+    """What is wrong with an HTML page that is to be whole, readable without scripts and by machines."""
+    parsed = _Page()
+    parsed.feed(page)
+    parsed.close()
+    faults = [*parsed.found, *(f"<{tag}> is never closed" for tag, _ in parsed.open)]
+    faults += [f"#{each} leads nowhere" for each in parsed.targets if each not in parsed.ids]
+    faults += [f"two things are called #{each}" for each in set(parsed.ids) if parsed.ids.count(each) > 1]
+    faults += ["a drawing has no title" for drawing in parsed.drawings if "title" not in drawing]
+    if parsed.headings.count(1) != 1 or parsed.headings[0] != 1:
+        faults.append(f"the headings are {parsed.headings}")
+    steps = pairwise(parsed.headings)
+    faults += [f"a heading of level {b} follows one of {a}" for a, b in steps if b > a + 1]
+    faults += [f"there is no <{tag}>" for tag in ("main", "meta", "title") if tag not in parsed.seen]
+    if any(word in page for word in ("url(", "@import", "http-equiv")):
+        faults.append("something is fetched from elsewhere")
+    return faults

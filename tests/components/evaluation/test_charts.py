@@ -1,6 +1,7 @@
 """Charts are well-formed, carry their numbers, and show whatever text as text."""
 
 import math
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -35,6 +36,7 @@ ALL = {
         title=NASTY,
     ),
     "dots": charts.dots([(NASTY, 0.9, 0.8, 0.95), ("b", 0.2, None, None)], title=NASTY),
+    "pairs": charts.pairs([(NASTY, 0.25, 0.5), ("b", 0.0, 0.0)], title=NASTY, names=(NASTY, "now")),
     "heat": charts.heat([NASTY, "b"], {(NASTY, "b"): 3, ("b", "b"): 5}, title=NASTY),
     "pictures": charts.frames([[0.0, 1.0] * 64, [1.0, 0.0] * 64], per_step=True, title=NASTY),
     "picture": charts.frames([[0.0] * 28] * 28, per_step=False, title=NASTY),
@@ -137,7 +139,47 @@ def test_the_highest_value_of_a_picture_is_black_and_the_lowest_is_paper():
 
 def test_a_confusion_matrix_has_a_cell_for_each_pair():
     root = parsed(ALL["heat"])
-    cells = [each for each in root.findall(f"{SVG}rect") if each.get("class") == "cell"]
+    cells = [each for each in root.findall(f"{SVG}rect") if "cell" in (each.get("class") or "")]
     assert len(cells) == 4
     shades = [float(each.get("fill-opacity")) for each in cells]
     assert shades == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_what_a_chart_shows_is_said_in_words_too():
+    for name in ("lines", "bars", "reliability", "dots", "pairs", "heat"):
+        assert parsed(ALL[name]).findtext(f"{SVG}desc"), name
+    said = f"{NASTY} 25.0% then, 50.0% now; b 0.0% then, 0.0% now."
+    assert parsed(ALL["pairs"]).findtext(f"{SVG}desc") == said
+    assert "5 of 8 answers are right" in (parsed(ALL["heat"]).findtext(f"{SVG}desc") or "")
+
+
+def test_lines_differ_by_their_dashes_and_carry_their_names_at_their_ends():
+    series = {name: [(1, 0.5), (2, 0.5)] for name in "abc"}
+    root = parsed(charts.lines(series, title="t", x_label="x"))
+    assert len({each.get("stroke-dasharray") for each in root.findall(f"{SVG}polyline")}) == 3
+    names = [each for each in root.findall(f"{SVG}text") if "name" in (each.get("class") or "")]
+    heights = sorted(float(each.get("y")) for each in names)
+    assert [each.text for each in names] == ["a", "b", "c"]
+    assert heights[1] - heights[0] >= charts.LINE and heights[2] - heights[1] >= charts.LINE
+
+
+@pytest.mark.parametrize("places", [[50, 51, 52], [100, 100], [0, 0, 0], [99, 1, 100], [50]])
+def test_names_are_moved_apart_and_stay_in_their_order_and_in_the_frame(places):
+    moved = charts.spread(places, 0, 100)
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    found = [moved[i] for i in order]
+    assert all(b - a >= charts.LINE - 1e-9 for a, b in pairwise(found))
+    assert min(found) >= 0 and max(found) <= 100
+
+
+def test_counts_stand_in_the_cells_only_where_all_of_them_fit():
+    small = parsed(charts.heat(["a", "b"], {("a", "a"): 7, ("b", "a"): 1}, title="t"))
+    assert {"7", "1"} <= set(texts(small))
+    labels = [chr(97 + i) for i in range(26)]
+    large = parsed(charts.heat(labels, {("a", "a"): 700, ("b", "a"): 1}, title="t"))
+    assert not {"700", "1"} & {each.text for each in large.findall(f"{SVG}text")}
+
+
+def test_epochs_are_counted_in_whole_numbers():
+    root = parsed(charts.lines({"a": [(1, 0.5), (2, 0.25)]}, title="t", x_label="epoch"))
+    assert not [each.text for each in root.findall(f"{SVG}text") if (each.text or "").startswith("1.")]

@@ -145,3 +145,18 @@ def test_a_limit_of_none_lets_everything_pass(then):
     found = shifts(then, rows(1500, mean=3.0), psi=None, ks=None)
     assert not found["feature", "psi"].counts and found["feature", "psi"].value > 1
     assert found["feature", "psi"].to_json()["counts"] is False
+
+
+def test_the_shares_of_a_shift_are_whole_distributions_with_bins_in_order(then):
+    found = shifts(then, rows(1500, mean=1.0, longer=4, share=0.9, seed=1))
+    for key in (("feature", "psi"), ("lengths", "psi"), ("labels", "psi")):
+        shares = found[key].shares
+        assert sum(share.then for share in shares) == pytest.approx(1.0)
+        assert sum(share.now for share in shares) == pytest.approx(1.0)
+    first, *_, last = found["feature", "psi"].shares
+    assert first.name.startswith("up to -") and last.name.startswith("over ")
+    assert first.now < first.then and last.now > last.then
+    assert found["lengths", "psi"].shares[-1].name.startswith("from ")
+    assert {share.name for share in found["labels", "psi"].shares} == {"a", "b"}
+    assert found["unknown", "share"].shares[0].now == pytest.approx(0.02)
+    assert found["feature", "psi"].to_json()["shares"][0]["name"] == first.name

@@ -5,18 +5,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.errors import DataError, ModelError
+from components.errors import DataError, ModelError, StorageError
 from pipeline.backends import workspace
 from pipeline.backends.registry import RUN_TAG, Registry
 from pipeline.backends.signals import Signals
 from pipeline.backends.tracking import Store
 from pipeline.jobs.drift import look as compared
-from pipeline.jobs.drift import sentences, show
+from pipeline.jobs.drift import sentences, show, write_report
 from pipeline.jobs.retrain import look
 from pipeline.jobs.retrain import retrain as retrain_now
 from pipeline.run import Surroundings, data_digests
 from pipeline.stages.register import ROWS_TAG, SOURCES_TAG
-from tests.pipeline.conftest import Noting, line_settings, lines, start
+from tests.pipeline.conftest import Noting, line_settings, lines, page_faults, start
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +133,12 @@ def test_after_an_attempt_drift_rests_and_the_same_rows_are_no_reason_again(case
 def test_limits_that_are_null_are_not_looked_at(case):
     fresh = write(case, "fresh.parquet", moved=80.0)
     assert not found(case, fresh, psi=None, ks=None)["drift"]
+
+
+def test_a_page_that_cannot_be_written_is_told(case):
+    (case / "file").write_text("")
+    moved = found(case, write(case, "b.parquet", moved=80.0))
+    with pytest.raises(StorageError, match=r"drift\.html cannot be written"):
+        write_report(moved, case / "file" / "drift.html")
+    page = write_report(moved, case / "pages" / "drift.html")
+    assert page_faults(page.read_text("utf8")) == [] and "frames 0" in page.read_text("utf8")
