@@ -7,7 +7,7 @@ from typing import Any
 
 from components.errors import ModelError
 from components.evaluation import verdicts
-from pipeline.backends import workspace
+from pipeline.backends import mirrors, workspace
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.run import Outcome
@@ -123,12 +123,17 @@ def find_report(run: str, *, storage: Path) -> Path:
 
     Raises:
         ModelError: there is no such run, or it has no report yet.
+        StorageError: the runs are in an object store, which cannot be read.
     """
+    if (mirror := mirrors.of(storage)) is not None:
+        mirror.refresh_all()
     candidates = [Path(run), *storage.glob(f"*/{run}")]
     candidates += [folder.path for folder in workspace.runs(storage, run)] if Path(run).name == run else []
     for path in candidates:
         if (path / workspace.RUN).exists():
-            report = RunFolder(path.absolute()).report
+            folder = RunFolder(path.absolute())
+            folder.bring("report.html")
+            report = folder.report
             if report.exists():
                 return report
             raise ModelError(

@@ -8,6 +8,9 @@
 
 A stage's key is a fingerprint of what goes into it; a stage that is done under the same key elsewhere is
 taken over by hard links, so every run folder stands on its own.
+
+Where the storage is the working folder of an object store (`mirrors.py`), the files of a run come here when
+`bring` asks for them, and `publish` stores what is complete.
 """
 
 import hashlib
@@ -15,7 +18,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +29,7 @@ from filelock import FileLock, Timeout
 
 from components.data.readers.paths import File
 from components.errors import BusyError, StorageError
+from pipeline.backends import mirrors
 
 RUN, LOCK, STOP = "run.json", ".lock", ".stop"
 LOCK_SECONDS = 600.0
@@ -129,15 +133,62 @@ class RunFolder:
     def is_done(self, name: str, key: str) -> bool:
         """Whether the stage is finished under this key and its result is still there."""
         stage = self.stage(name)
-        return (
-            stage.get("status") == "done"
-            and stage.get("key") == key
-            and (self.path / OUTPUTS[name][0]).exists()
-        )
+        return stage.get("status") == "done" and stage.get("key") == key and self._has(OUTPUTS[name][0])
+
+    def _has(self, name: str) -> bool:
+        """Whether a file or folder is here, or can be brought."""
+        return (self.path / name).exists() or ((copy := self._copy()) is not None and copy.has(name))
+
+    def bring(self, *names: str) -> None:
+        """See that these files and folders, or all, are here, if the run has them at all.
+
+        Raises:
+            StorageError: they are in an object store, which cannot be read.
+        """
+        if (copy := self._copy()) is not None:
+            copy.bring(*names)
+
+    def publish(self, *, parts: bool = True, anew: bool = False) -> None:
+        """Store what has changed where the storage is an object store; see `Copy.publish`.
+
+        Raises:
+            BusyError: another machine has taken the run up.
+            StorageError: the store cannot be written.
+        """
+        if (copy := self._copy()) is not None and (self.path / RUN).exists():
+            copy.publish(parts=parts, anew=anew)
+
+    def stored_bytes(self) -> int | None:
+        """What it takes up in an object store; None for storages of this machine."""
+        return None if (copy := self._copy()) is None else copy.size()
+
+    def remove(self) -> None:
+        """Remove the run; the caller holds it.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        try:
+            # In one move, so that nobody takes over half of it.
+            gone = self.path.with_name(f".{self.run_id}.removed")
+            os.replace(self.path, gone)
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be removed: {error.strerror or error}.") from error
+        if (copy := self._copy()) is not None:
+            copy.remove()
+
+    def _copy(self) -> mirrors.Copy | None:
+        mirror = mirrors.of(self.path)
+        return None if mirror is None else mirror.copy(self.path)
 
     @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Try to hold the run: yields whether this process has it. The system lets go of it on a kill."""
+    def held(self, note: Callable[[str], None] = lambda text: None) -> Iterator[bool]:
+        """Try to hold the run: yields whether this process has it. The system lets go of it on a kill.
+
+        In an object store it is held against other machines, too, and run.json is then as they left it.
+        `note` hears when that takes a while.
+        """
         lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -145,13 +196,23 @@ class RunFolder:
             yield False
             return
         try:
-            yield True
+            if (copy := self._copy()) is None:
+                yield True
+            else:
+                with copy.claimed(note) as ours:
+                    yield ours
         finally:
             lock.release()
 
 
 def runs(storage: Path, name: str) -> list[RunFolder]:
-    """The runs of a name, newest first; folders without a readable run.json are passed over."""
+    """The runs of a name, newest first; folders without a readable run.json are passed over.
+
+    Raises:
+        StorageError: they are in an object store, which cannot be read.
+    """
+    if (mirror := mirrors.of(storage)) is not None and storage == mirror.root:
+        mirror.refresh(name)
     found = [RunFolder(path.parent) for path in (storage / name).glob(f"*/{RUN}")]
     return sorted(filter(_is_ours, found), key=lambda folder: folder.run_id, reverse=True)
 
@@ -215,13 +276,14 @@ def nearest_existing(path: Path) -> Path:
 
 def take_over(stage: str, source: RunFolder, target: RunFolder) -> None:
     """Make a finished stage's outputs part of another run, by hard links where the file system has them."""
+    source.bring(*OUTPUTS[stage])
     for name in OUTPUTS[stage]:
         if (source.path / name).is_dir():
             shutil.rmtree(target.path / name, ignore_errors=True)
-            shutil.copytree(source.path / name, target.path / name, copy_function=_link)
+            shutil.copytree(source.path / name, target.path / name, copy_function=mirrors.link)
         elif (source.path / name).exists():
             (target.path / name).parent.mkdir(parents=True, exist_ok=True)
-            _link(str(source.path / name), str(target.path / name))
+            mirrors.link(str(source.path / name), str(target.path / name))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -293,13 +355,3 @@ def code_digest(files: Sequence[Path]) -> str:
     for path in sorted(files, key=lambda path: path.name):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        os.remove(target)
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
