@@ -100,6 +100,16 @@ class Mirror:
         for name in self.bucket.folders():
             self.refresh(name)
 
+    def check(self) -> None:
+        """Write an object, and remove it.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        key = f".check-{secrets.token_hex(8)}"
+        self.bucket.put(key, b"", over=None)
+        self.bucket.delete([key])
+
     def keep(self, path: Path) -> None:
         """Store a file of a name, such as a summary of several runs, under its own path.
 
@@ -229,12 +239,20 @@ class Copy:
         for path in self._here(part):
             known = before.files.get(path)
             if known is None or known != files.get(path):
-                (self.path / path).unlink(missing_ok=True)
+                self._drop(path)
         absent = [path for path in files if not (self.path / path).exists()]
         marks = {path: mark for path, mark in before.marks.items() if files.get(path) == before.files[path]}
         self._remember(part, _Seen(found.etag, files, absent, manifest.get("run"), marks))
         if part == MAIN:
             _write(self.path / RUN, json.dumps(manifest["run"], indent=1, ensure_ascii=False).encode())
+
+    def _drop(self, path: str) -> None:
+        """Remove a file, and folders that it leaves empty: an empty one would look like a checkpoint."""
+        (self.path / path).unlink(missing_ok=True)
+        for folder in (self.path / path).parents:
+            if folder == self.path or any(folder.iterdir()):
+                return
+            folder.rmdir()
 
     def bring(self, *names: str) -> None:
         """Fetch these files and folders, or everything, as far as they are not here.

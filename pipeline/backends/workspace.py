@@ -28,8 +28,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from components.data.readers.paths import File
-from components.errors import BusyError, StorageError
+from components.errors import BusyError, ModelError, StorageError
 from pipeline.backends import mirrors
+from pipeline.backends.addresses import redact, store_url
 
 RUN, LOCK, STOP = "run.json", ".lock", ".stop"
 LOCK_SECONDS = 600.0
@@ -267,6 +268,53 @@ def create(
             hint="Choose another place with --storage.",
         ) from error
     return folder
+
+
+def keep(path: Path) -> None:
+    """See that a file about several runs of a name is where the runs are.
+
+    Raises:
+        StorageError: they are in an object store, which cannot be written.
+    """
+    if (mirror := mirrors.of(path)) is not None:
+        mirror.keep(path)
+
+
+def check_storage(storage: Path) -> None:
+    """Make sure that runs can be kept there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    existing = nearest_existing(storage)
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise StorageError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
+    if (mirror := mirrors.of(storage)) is not None:
+        mirror.check()
+
+
+def run_folder(place: str) -> Path:
+    """The folder of a run with a model, given as a folder or as s3://bucket/prefix/name/run_id.
+
+    Raises:
+        ModelError: the URL is of another kind, or the run is not there.
+        StorageError: the run is in an object store, which cannot be read.
+    """
+    if "://" not in place:
+        path = Path(place).absolute()
+    else:
+        storage, name, run_id = place.rstrip("/").rsplit("/", 2)
+        try:
+            root = mirrors.open_mirror(store_url(storage)).root
+        except ValueError as error:
+            raise ModelError(
+                f"{redact(place)!r} is no run: {error}.", hint="Give s3://bucket/prefix/name/run_id."
+            ) from error
+        path = root / name / run_id
+        runs(root, name)
+    if (path / RUN).is_file():
+        RunFolder(path).bring("bundle")
+    return path
 
 
 def nearest_existing(path: Path) -> Path:

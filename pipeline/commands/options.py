@@ -248,6 +248,11 @@ def surroundings(common: Common, **asked: Any) -> "Surroundings":
     from pipeline.backends.signals import Signals
     from pipeline.run import Surroundings
 
+    if common.address is not None:
+        # Workers on other machines read and write the files of a run where this one has them.
+        common.refuse_store(
+            f"--address {common.address}", "needs a storage that all machines see as one folder"
+        )
     signals = Signals()
     signals.install()
     return Surroundings(

@@ -122,13 +122,15 @@ def start(
     from pipeline.jobs import schedules
     from pipeline.jobs.schedule import Rules
 
+    if manifest is not None:
+        common.refuse_store(f"--print {manifest}", "names a folder for locks and logs")
     settings = load_settings(conf, overrides)
     shared: dict[str, Any] = {
         "cron": cron,
         "zone": timezone,
         "command": schedules.retrain_command(conf, overrides),
         "variables": schedules.surroundings(
-            storage=common.storage,
+            storage=common.store or common.storage,
             tracking_uri=common.tracking_uri,
             address=common.address,
             artifacts=common.artifacts,

@@ -69,3 +69,65 @@ def test_a_number_that_is_none_lies_in_no_range(
     said = failure(capsys, "check", "lines.yaml", "--sample", number, "--json")
     assert said["exit_code"] == 2
     assert "--sample" in said["error"]
+
+
+def test_an_object_store_gets_a_working_folder_of_its_own_and_makes_no_folder_here(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    object_store: str,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "cache"))
+    before = listing(place)
+    said = failure(capsys, "report", "nothing", "--json", "--storage", f"{object_store}/team/")
+    assert str(tmp_path / "cache" / "stores") in said["error"]
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("gs://bucket/runs", "expected a folder or s3://bucket/prefix"),
+        ("s3://", "expected a folder or s3://bucket/prefix"),
+        ("s3://bucket/runs?region=x", "expected a folder or s3://bucket/prefix"),
+        ("s3://me:S3CR3T@bucket/runs", "carries a password"),
+    ],
+)
+def test_a_storage_that_cannot_be_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], url: str, told: str
+) -> None:
+    before = listing(place)
+    assert call("plan", "lines.yaml", "--storage", url, "--json") == 2
+    out, err = capsys.readouterr()
+    assert told in json.loads(out)["error"]
+    assert "S3CR3T" not in out + err
+    assert listing(place) == before
+
+
+def test_a_file_is_no_storage(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = failure(capsys, "plan", "lines.yaml", "--storage", "lines.yaml", "--json")
+    assert (said["exit_code"], "is a file" in said["error"]) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "lines.yaml", "--address", "127.0.0.1:1"),
+        ("predict", "models:/lines@champion", "rows.parquet", "-o", "out.parquet", "--address", "auto"),
+        ("schedule", "lines.yaml", "--cron", "0 3 * * *", "--print", "crontab"),
+    ],
+)
+def test_what_cannot_be_done_in_an_object_store_is_refused(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "cache"))
+    before = listing(place)
+    said = failure(capsys, *command, "--storage", "s3://bucket/runs", "--json")
+    assert said["exit_code"] == 2
+    assert "s3://bucket/runs is an object store. Name a folder with --storage." in said["error"]
+    assert listing(place) == before
