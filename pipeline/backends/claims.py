@@ -27,7 +27,7 @@ WATCH_SECONDS = 1.0
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class _Claim:
+class Claim:
     """A claim that is held, and renewed from the side."""
 
     def __init__(self, bucket: Bucket, key: str, about: dict[str, Any]) -> None:
@@ -43,14 +43,20 @@ class _Claim:
         self.etag = etag
         self._thread.start()
 
+    def is_held(self) -> bool:
+        """Whether it is still ours, as far as the store says; not where the store says nothing."""
+        with suppress(StorageError):
+            found = self.bucket.get(self.key)
+            return found is not None and _token(found.content) == self.about["token"]
+        return False
+
     def end(self) -> None:
         """Let go of it, if it is still ours."""
         self._over.set()
         self._thread.join()
         # A store that is away lets go of it itself, as time passes.
-        with suppress(StorageError, Overtaken):
-            found = self.bucket.get(self.key)
-            if found is not None and _token(found.content) == self.about["token"]:
+        with suppress(StorageError):
+            if self.is_held():
                 self.bucket.delete([self.key])
 
     def _renew(self) -> None:
@@ -67,8 +73,8 @@ class _Claim:
 @contextmanager
 def claimed(
     bucket: Bucket, key: str, *, place: str, note: Callable[[str], None] = lambda text: None
-) -> Iterator[bool]:
-    """Try to hold a claim: yields whether this process has it.
+) -> Iterator[Claim | None]:
+    """Try to hold a claim: yields it, or None where another process renews it.
 
     Args:
         bucket: where.
@@ -86,19 +92,19 @@ def claimed(
         "token": secrets.token_hex(8),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    claim = _Claim(bucket, key, about)
+    claim = Claim(bucket, key, about)
     etag = _take(claim, note)
     if etag is None:
-        yield False
+        yield None
         return
     claim.begin(etag)
     try:
-        yield True
+        yield claim
     finally:
         claim.end()
 
 
-def _take(claim: _Claim, note: Callable[[str], None]) -> str | None:
+def _take(claim: Claim, note: Callable[[str], None]) -> str | None:
     """Get a claim that is free, or whose holder is gone; None when somebody renews it."""
     seen, since = "", 0.0
     while True:

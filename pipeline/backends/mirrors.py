@@ -171,12 +171,12 @@ class Copy:
         Raises:
             StorageError: the store cannot be reached.
         """
-        with claimed(self.bucket, f"{self.key}/claim.json", place=str(self.path), note=note) as ours:
-            if ours:
+        with claimed(self.bucket, f"{self.key}/claim.json", place=str(self.path), note=note) as claim:
+            if claim is not None:
                 self.pull()
                 (self.path / STATE).mkdir(exist_ok=True)
                 _write(self.path / STATE / HOLDER, secrets.token_hex(8).encode())
-            yield ours
+            yield claim is not None
 
     def seen(self, part: str) -> _Seen:
         """What is known here of a part."""

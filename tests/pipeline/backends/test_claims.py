@@ -34,6 +34,7 @@ def test_one_that_is_renewed_is_left_to_its_holder(bucket: Bucket) -> None:
         assert first
         with claimed(bucket, KEY, place="/b", note=notes.append) as second:
             assert not second
+            assert first.is_held()
     assert len(notes) == 1
     assert f"{KEY} is held by" in notes[0]
     assert bucket.get(KEY) is None
@@ -67,6 +68,7 @@ def test_a_holder_that_lost_it_does_not_remove_that_of_the_next(bucket: Bucket) 
         assert ours
         leave_claim(bucket, "far boot /b")
         time.sleep(0.7)
+        assert not ours.is_held()
     found = bucket.get(KEY)
     assert found is not None
     assert json.loads(found.content)["who"] == "ann@far"
@@ -78,7 +80,7 @@ def test_of_many_that_ask_at_once_one_gets_it(bucket: Bucket) -> None:
 
     def ask(number: int) -> None:
         with claimed(bucket, KEY, place=f"/{number}") as ours:
-            held.append(ours)
+            held.append(ours is not None)
             done.wait()
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(5)]

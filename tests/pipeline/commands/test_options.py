@@ -76,12 +76,13 @@ def test_an_object_store_gets_a_working_folder_of_its_own_and_makes_no_folder_he
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     object_store: str,
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("RECURRA_CACHE", str(cache))
     before = listing(place)
     said = failure(capsys, "report", "nothing", "--json", "--storage", f"{object_store}/team/")
-    assert str(tmp_path / "cache" / "stores") in said["error"]
+    assert str(cache / "stores") in said["error"]
     assert listing(place) == before
 
 
@@ -122,10 +123,10 @@ def test_what_cannot_be_done_in_an_object_store_is_refused(
     place: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     command: tuple[str, ...],
 ) -> None:
-    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path_factory.mktemp("cache")))
     before = listing(place)
     said = failure(capsys, *command, "--storage", "s3://bucket/runs", "--json")
     assert said["exit_code"] == 2
