@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,6 +158,17 @@ class RunFolder:
         """
         if (copy := self._copy()) is not None and (self.path / RUN).exists():
             copy.publish(parts=parts, anew=anew)
+
+    def publish_meanwhile(self) -> None:
+        """Store what has changed while a stage's processes are at work on their own parts.
+
+        Where the store is away, the next time will do.
+
+        Raises:
+            BusyError: another machine has taken the run up.
+        """
+        with suppress(StorageError):
+            self.publish(parts=False)
 
     def stored_bytes(self) -> int | None:
         """What it takes up in an object store; None for storages of this machine."""

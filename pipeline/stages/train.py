@@ -73,7 +73,7 @@ def train(
                     console.detail(_sentence(progress))
                     if time.monotonic() - published >= settings.train.checkpoint_seconds:
                         # What MLflow has got, so that it need not hear of it twice from elsewhere.
-                        folder.publish(parts=False)
+                        folder.publish_meanwhile()
                         published = time.monotonic()
                 if progress.kind == "stopped":
                     raise signals.stopped()

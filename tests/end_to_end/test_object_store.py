@@ -13,11 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FileSelector, FileSystem
 
+from pipeline.backends import journals
 from tests.end_to_end.conftest import Place, furnish
 from tests.end_to_end.test_interruptions import LONG, assert_same_training
+from tests.end_to_end.test_tune import searching
 from tests.pipeline.backends.test_cluster import descendants
 
 pytestmark = pytest.mark.slow
+
+SHORT = (*LONG, "--set", "train.epochs=4")
 
 
 @pytest.fixture
@@ -45,14 +49,34 @@ def manifests(files: FileSystem, pattern: str) -> list[dict[str, object]]:
     return found
 
 
+def lose(place: Place, process: "subprocess.Popen[str]") -> None:
+    """What remains when the whole machine goes: nothing."""
+    for pid in (process.pid, *descendants(process.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    shutil.rmtree(place.path)
+
+
+def ended_trials(files: FileSystem) -> set[int]:
+    """The trials that have ended, as far as the bucket says."""
+    for each in files.get_file_info(FileSelector("team", recursive=True, allow_not_found=True)):
+        if "/tune/ledger.jsonl." in each.path:
+            with contextlib.suppress(FileNotFoundError), files.open_input_stream(each.path) as stream:
+                lines = [json.loads(line) for line in stream.read().splitlines()]
+                return {line["number"] for line in lines if line["kind"] == "end"}
+    return set()
+
+
 def wait_for_published_step(files: FileSystem, process: "subprocess.Popen[str]") -> None:
-    """Wait until a checkpoint of the third epoch or later is in the bucket."""
+    """Wait until a checkpoint of more than one epoch is in the bucket."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1]
         for manifest in manifests(files, "/parts/checkpoints.json"):
             paths = [path for path in manifest["files"] if path.endswith("state.npz") and "step-" in path]
-            if any(int(path.split("/")[1].removeprefix("step-")) > 200 for path in paths):
+            # Of 80 steps in an epoch: in the middle of the second one or later.
+            if any(int(path.split("/")[1].removeprefix("step-")) > 100 for path in paths):
                 return
         time.sleep(0.05)
     raise AssertionError("no checkpoint was published within two minutes")
@@ -62,21 +86,15 @@ def test_kill_9_then_the_same_command_with_nothing_but_the_bucket_equals_an_undi
     tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = furnish(tmp_path / "calm")
-    undisturbed = Path(calm.json("train", "words.yaml", *LONG, "--storage", "runs")["run_dir"])
+    undisturbed = Path(calm.json("train", "words.yaml", *SHORT, "--storage", "runs")["run_dir"])
 
     here = elsewhere(tmp_path / "here", monkeypatch)
-    process = here.start("train", "words.yaml", *LONG)
+    process = here.start("train", "words.yaml", *SHORT)
     wait_for_published_step(store_files, process)
-    children = descendants(process.pid)
-    # As when the whole machine goes.
-    for pid in (process.pid, *children):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()
-    shutil.rmtree(here.path)
+    lose(here, process)
 
     there = elsewhere(tmp_path / "there", monkeypatch)
-    done = there.run("train", "words.yaml", *LONG, "--json")
+    done = there.run("train", "words.yaml", *SHORT, "--json")
     assert "is held by" in done.stderr
     outcome = json.loads(done.stdout)
     assert [stage["status"] for stage in outcome["stages"]] == ["reused", "ran"]
@@ -121,3 +139,28 @@ def test_finished_runs_are_reused_and_used_from_an_empty_cache(
     gone = third.json("prune", "words", "--keep", "1", "--runs", "--yes")
     assert gone["runs"] == []
     assert len(manifests(store_files, "/runs/")) == 2
+
+
+def test_a_search_goes_on_elsewhere_and_trains_no_ended_trial_again(
+    tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "here" / "cache"))
+    here = searching(tmp_path / "here", trials=6)
+    process = here.start("tune", "words.yaml")
+    deadline = time.monotonic() + 180
+    while len(ended_trials(store_files)) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    lose(here, process)
+    done = ended_trials(store_files)
+    assert 2 <= len(done) < 6
+
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "there" / "cache"))
+    there = searching(tmp_path / "there", trials=6)
+    outcome = there.json("tune", "words.yaml")
+    lines = journals.read(Path(outcome["run_dir"]) / "tune" / "ledger.jsonl")
+    starts = [line["number"] for line in lines if line["kind"] == "start"]
+    assert sorted(set(starts)) == list(range(6))
+    assert all(starts.count(number) == 1 for number in done)
+    assert outcome["search"]["trials"] == {"finished": 6}

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -284,3 +287,76 @@ def test_a_store_is_checked_by_writing_to_it(here: Mirror, store_files: FileSyst
     assert keys(store_files) == []
     with pytest.raises(StorageError, match="no bucket"):
         Mirror("s3://nobodys", here.root).check()
+
+
+class Line:
+    """A way to the store that can be cut."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, self._port = address.partition(":")
+        self._open: list[socket.socket] = []
+        self._is_cut = False
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for each in self._open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+    def _accept(self) -> None:
+        while True:
+            near, _ = self._server.accept()
+            if self._is_cut:
+                near.close()
+                continue
+            far = socket.create_connection((self._host, int(self._port)))
+            self._open += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while content := one.recv(1 << 16):
+                other.sendall(content)
+            other.shutdown(socket.SHUT_WR)
+
+
+def test_checkpoints_of_an_outage_are_stored_once_the_store_is_back(
+    object_store: str, store_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line(store_address)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with ExitStack() as stack:
+        folder = made(mirror_in(tmp_path / "here", object_store, monkeypatch), stack)
+        with publishing(folder.checkpoints) as saved:
+            assert isinstance(saved, mirrors.Publisher)
+            line.cut()
+            write(folder.checkpoints / "step-00000002/state.npz", "in the outage")
+            saved()
+            until = time.monotonic() + 60
+            while saved._failure is None:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            folder.publish_meanwhile()
+            line.mend()
+            write(folder.checkpoints / "step-00000003/state.npz", "after it")
+            saved()
+        line.cut()
+        write(folder.checkpoints / "step-00000004/state.npz", "never stored")
+        with pytest.raises(StorageError, match="does not answer"), publishing(folder.checkpoints) as saved:
+            saved()
+        with pytest.raises(StorageError, match="does not answer"):
+            folder.publish(anew=True)
+        line.mend()
+    seen = only(mirror_in(tmp_path / "there", object_store, monkeypatch))
+    seen.bring("checkpoints")
+    assert (seen.checkpoints / "step-00000002/state.npz").read_text("utf8") == "in the outage"
+    assert (seen.checkpoints / "step-00000003/state.npz").read_text("utf8") == "after it"
+    mirrors._OPENED.clear()
