@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class Common:
     address: str | None
     console: "Console"
 
-    def refuse_store(self, command: str, why: str) -> None:
+    def refuse_store(self, command: str, why: str, *, hint: str = "") -> None:
         """End a command that cannot do its work in an object store.
 
         Raises:
@@ -41,7 +42,7 @@ class Common:
         """
         if self.store is not None:
             raise click.UsageError(
-                f"{command} {why}; {self.store} is an object store. Name a folder with --storage."
+                f"{command} {why}; {self.store} is an object store. Name a folder with --storage{hint}."
             )
 
 
@@ -248,10 +249,12 @@ def surroundings(common: Common, **asked: Any) -> "Surroundings":
     from pipeline.backends.signals import Signals
     from pipeline.run import Surroundings
 
-    if common.address is not None:
-        # Workers on other machines read and write the files of a run where this one has them.
+    if common.address is not None and not os.environ.get("RECURRA_CACHE"):
+        # Workers read and write a run's files by their paths in the working folder.
         common.refuse_store(
-            f"--address {common.address}", "needs a storage that all machines see as one folder"
+            f"--address {common.address}",
+            "needs a folder that all machines see",
+            hint=", or one with RECURRA_CACHE",
         )
     signals = Signals()
     signals.install()

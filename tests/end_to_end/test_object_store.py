@@ -15,6 +15,7 @@ from pyarrow.fs import FileSelector, FileSystem
 
 from pipeline.backends import journals
 from tests.end_to_end.conftest import Place, furnish
+from tests.end_to_end.test_cluster import address as address
 from tests.end_to_end.test_interruptions import LONG, assert_same_training
 from tests.end_to_end.test_tune import searching
 from tests.pipeline.backends.test_cluster import descendants
@@ -164,3 +165,23 @@ def test_a_search_goes_on_elsewhere_and_trains_no_ended_trial_again(
     assert sorted(set(starts)) == list(range(6))
     assert all(starts.count(number) == 1 for number in done)
     assert outcome["search"]["trials"] == {"finished": 6}
+
+
+def test_what_a_cluster_trained_outlives_it_and_its_working_folder(
+    tmp_path: Path,
+    tracker: str,
+    store_files: FileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    # Only now: its processes have to know the way to the store.
+    cluster = request.getfixturevalue("address")
+    here = elsewhere(tmp_path / "here", monkeypatch)
+    first = here.json("train", "words.yaml", "--set", "train.epochs=1", "--address", cluster)
+    shutil.rmtree(here.path)
+    there = elsewhere(tmp_path / "there", monkeypatch)
+    again = there.json("train", "words.yaml", "--set", "train.epochs=1")
+    assert again["run_id"] == first["run_id"]
+    assert {stage["status"] for stage in again["stages"]} == {"reused"}
+    (part,) = manifests(store_files, "/parts/checkpoints.json")
+    assert "checkpoints/best/state.npz" in part["files"]  # type: ignore[operator]

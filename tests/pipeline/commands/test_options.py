@@ -111,24 +111,36 @@ def test_a_file_is_no_storage(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert (said["exit_code"], "is a file" in said["error"]) == (2, True)
 
 
+def test_a_crontab_with_an_object_store_is_refused(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    before = listing(place)
+    when = ("--cron", "0 3 * * *", "--print", "crontab")
+    said = failure(capsys, "schedule", "lines.yaml", *when, "--storage", "s3://bucket/runs", "--json")
+    assert said["exit_code"] == 2
+    assert "s3://bucket/runs is an object store. Name a folder with --storage." in said["error"]
+    assert listing(place) == before
+
+
 @pytest.mark.parametrize(
     "command",
-    [
-        ("run", "lines.yaml", "--address", "127.0.0.1:1"),
-        ("predict", "models:/lines@champion", "rows.parquet", "-o", "out.parquet", "--address", "auto"),
-        ("schedule", "lines.yaml", "--cron", "0 3 * * *", "--print", "crontab"),
-    ],
+    [("run", "lines.yaml"), ("predict", "models:/lines@champion", "rows.parquet", "-o", "out.parquet")],
 )
-def test_what_cannot_be_done_in_an_object_store_is_refused(
+def test_a_cluster_needs_a_working_folder_that_was_chosen(
     place: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
     command: tuple[str, ...],
 ) -> None:
-    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     before = listing(place)
-    said = failure(capsys, *command, "--storage", "s3://bucket/runs", "--json")
+    said = failure(capsys, *command, "--address", "auto", "--storage", "s3://bucket/runs", "--json")
     assert said["exit_code"] == 2
-    assert "s3://bucket/runs is an object store. Name a folder with --storage." in said["error"]
+    assert "--address auto needs a folder that all machines see" in said["error"]
+    assert "or one with RECURRA_CACHE" in said["error"]
     assert listing(place) == before
