@@ -125,8 +125,10 @@ def find_report(run: str, *, storage: Path) -> Path:
         ModelError: there is no such run, or it has no report yet.
         StorageError: the runs are in an object store, which cannot be read.
     """
+    place: Path | str = storage
     if (mirror := mirrors.of(storage)) is not None:
         mirror.refresh_all()
+        place = mirror.url
     candidates = [Path(run), *storage.glob(f"*/{run}")]
     candidates += [folder.path for folder in workspace.runs(storage, run)] if Path(run).name == run else []
     for path in candidates:
@@ -139,4 +141,4 @@ def find_report(run: str, *, storage: Path) -> Path:
             raise ModelError(
                 f"Run {path.name} has no report yet.", hint="`recurra run` writes it at its end."
             )
-    raise ModelError(f"There is no run {run!r} in {storage}.", hint="Give a run folder, a run id or a name.")
+    raise ModelError(f"There is no run {run!r} in {place}.", hint="Give a run folder, a run id or a name.")

@@ -4,22 +4,24 @@
     bucket.put("words/a.json", b"...", over=None)     only where there is no such object yet
     bucket.put("words/a.json", b"...", over=etag)     only where it is still the one that was read
 
-A request without an answer is made again, longer and longer apart; credentials, region and endpoint come from
-the AWS_* variables.
+A request without an answer is made again, longer and longer apart, for half a minute. Credentials, region and
+endpoint come from the AWS_* variables.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from components.errors import StorageError
 
-NUM_ATTEMPTS = 6
+# Seconds between attempts; boto3's own come within one.
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 CONNECT_SECONDS, READ_SECONDS = 5, 60
 CONNECTIONS = 16
 DELETED_AT_ONCE = 1000
@@ -32,6 +34,29 @@ _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Expi
 
 class Overtaken(Exception):
     """Another process has written the object meanwhile."""
+
+
+class Away(StorageError):
+    """The store gives no answer, or one of a server in trouble."""
+
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def _patient(method: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """Tries again while the store is away."""
+
+    @functools.wraps(method)
+    def tried(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        for wait in WAITS:
+            try:
+                return method(*args, **kwargs)
+            except Away:
+                time.sleep(wait)
+        return method(*args, **kwargs)
+
+    return tried
 
 
 @dataclass(frozen=True)
@@ -60,11 +85,10 @@ class Bucket:
         import boto3
         from botocore.config import Config
 
-        attempts = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"total_max_attempts": NUM_ATTEMPTS}
         return boto3.session.Session().client(
             "s3",
             config=Config(
-                retries={"mode": "standard", **attempts},
+                retries={"mode": "standard"},
                 connect_timeout=CONNECT_SECONDS,
                 read_timeout=READ_SECONDS,
                 max_pool_connections=CONNECTIONS,
@@ -74,6 +98,7 @@ class Bucket:
             ),
         )
 
+    @_patient
     def get(self, key: str) -> Stored | None:
         """An object; None where there is none."""
         with self._refusals(key):
@@ -86,6 +111,7 @@ class Bucket:
                 raise
         return Stored(content, answer["ETag"], _age(answer))
 
+    @_patient
     def put(self, key: str, content: bytes, *, over: str | None = ANY) -> str:
         """Write an object; its tag, which changes with its content.
 
@@ -109,11 +135,13 @@ class Bucket:
                     raise Overtaken(key) from None
                 raise
 
+    @_patient
     def upload(self, path: Path, key: str) -> None:
         """Write an object from a file of any size."""
-        with self._refusals(key):
-            self._client.upload_file(str(path), self.name, self.prefix + key)
+        with self._refusals(key), path.open("rb") as file:
+            self._client.upload_fileobj(file, self.name, self.prefix + key)
 
+    @_patient
     def download(self, key: str, path: Path) -> bool:
         """Read an object into a file; False where there is none."""
         with self._refusals(key):
@@ -125,6 +153,7 @@ class Bucket:
                 raise
         return True
 
+    @_patient
     def tags(self, folder: str) -> dict[str, str]:
         """The keys that begin with `folder`, and the tag of each object."""
         with self._refusals(folder):
@@ -134,6 +163,7 @@ class Bucket:
                 for each in page.get("Contents", ())
             }
 
+    @_patient
     def folders(self) -> list[str]:
         """The first parts of all keys that have several."""
         with self._refusals(""):
@@ -144,6 +174,7 @@ class Bucket:
             ]
         return sorted(found)
 
+    @_patient
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; those that are not there do not count."""
         for at in range(0, len(keys), DELETED_AT_ONCE):
@@ -171,12 +202,13 @@ class Bucket:
             return StorageError(
                 f"There is no bucket {self.name!r}.", hint="Make it, or name another one with --storage."
             )
-        if code in _REFUSED or type(error).__name__ == "NoCredentialsError":
+        if code in _REFUSED or type(error).__name__.endswith("CredentialsError"):
             return StorageError(
                 f"{place}: the store refuses: {reason}",
                 hint="Check the credentials, as in AWS_ACCESS_KEY_ID, and what they may read and write.",
             )
-        return StorageError(
+        kind = Away if _is_passing(error) else StorageError
+        return kind(
             f"{place}: the store does not answer as it should: {reason}",
             hint="Check the network and the endpoint, as in AWS_ENDPOINT_URL; the same command goes on"
             " from what is stored.",
@@ -186,6 +218,15 @@ class Bucket:
 def _code(error: Exception) -> str:
     answer: Any = getattr(error, "response", None) or {}
     return str(answer.get("Error", {}).get("Code", ""))
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the same request may be answered a little later."""
+    from botocore.exceptions import ConnectionError, HTTPClientError
+
+    answer: Any = getattr(error, "response", None) or {}
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return isinstance(error, ConnectionError | HTTPClientError) or status >= 500 or status in (408, 429)
 
 
 def _age(answer: dict[str, Any]) -> float:

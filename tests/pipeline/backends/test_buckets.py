@@ -1,11 +1,13 @@
 """Objects of a bucket, of which only the first writer wins; and what a store that is away is told of."""
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from components.errors import StorageError
+from pipeline.backends import buckets
 from pipeline.backends.buckets import Bucket, Overtaken
 
 
@@ -59,11 +61,13 @@ def test_a_store_that_is_away_is_tried_again_and_then_told_of(
         closed.bind(("127.0.0.1", 0))
         host, port = closed.getsockname()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    monkeypatch.setattr(buckets, "WAITS", (0.1, 0.2))
+    began = time.monotonic()
     with pytest.raises(StorageError, match="does not answer") as caught:
         Bucket(f"{object_store}/runs").get("words/a.json")
     assert f"{object_store}/runs/words/a.json" in str(caught.value)
     assert "AWS_ENDPOINT_URL" in caught.value.hint
+    assert time.monotonic() - began >= 0.3
 
 
 def test_a_refusal_is_told_without_the_secret(object_store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pyarrow.fs import FileSelector, FileSystem
 
 from components.errors import BusyError, StorageError
-from pipeline.backends import claims, mirrors, workspace
+from pipeline.backends import buckets, claims, mirrors, workspace
 from pipeline.backends.buckets import Bucket
 from pipeline.backends.mirrors import Mirror, open_mirror, publishing
 from pipeline.backends.workspace import RunFolder
@@ -333,6 +333,7 @@ def test_checkpoints_of_an_outage_are_stored_once_the_store_is_back(
     line = Line(store_address)
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(buckets, "WAITS", (0.05,))
     with ExitStack() as stack:
         folder = made(mirror_in(tmp_path / "here", object_store, monkeypatch), stack)
         with publishing(folder.checkpoints) as saved:

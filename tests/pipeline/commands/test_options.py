@@ -82,7 +82,8 @@ def test_an_object_store_gets_a_working_folder_of_its_own_and_makes_no_folder_he
     monkeypatch.setenv("RECURRA_CACHE", str(cache))
     before = listing(place)
     said = failure(capsys, "report", "nothing", "--json", "--storage", f"{object_store}/team/")
-    assert str(cache / "stores") in said["error"]
+    assert f"There is no run 'nothing' in {object_store}/team." in said["error"]
+    assert len(list(cache.glob("stores/*"))) == 1
     assert listing(place) == before
 
 
