@@ -236,12 +236,14 @@ class Copy:
             return
         manifest = json.loads(found.content)
         files = manifest["files"]
+        marks = {}
         for path in self._here(part):
-            known = before.files.get(path)
-            if known is None or known != files.get(path):
+            mark = _mark(self.path / path)
+            if path in files and files[path] == before.files.get(path) and mark == before.marks.get(path):
+                marks[path] = mark
+            else:
                 self._drop(path)
-        absent = [path for path in files if not (self.path / path).exists()]
-        marks = {path: mark for path, mark in before.marks.items() if files.get(path) == before.files[path]}
+        absent = [path for path in files if path not in marks]
         self._remember(part, _Seen(found.etag, files, absent, manifest.get("run"), marks))
         if part == MAIN:
             _write(self.path / RUN, json.dumps(manifest["run"], indent=1, ensure_ascii=False).encode())
@@ -270,14 +272,15 @@ class Copy:
             with ThreadPoolExecutor(THREADS) as pool:
                 list(pool.map(lambda path: self._fetch(path, seen.files[path]), wanted))  # noqa: B023
             seen.absent = [path for path in seen.absent if path not in wanted]
+            seen.marks |= {path: _mark(self.path / path) for path in wanted}
             self._remember(part, seen)
 
     def _fetch(self, path: str, entry: Mapping[str, Any]) -> None:
         target = self.path / path
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         place = f"{self.mirror.url}/{self._object(path, entry)}"
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             if not self.bucket.download(self._object(path, entry), temporary):
                 raise StorageError(
                     f"{place} is not there.",
@@ -339,7 +342,7 @@ class Copy:
         """A file's entry, once its content is in the store; None where the file is gone."""
         try:
             about = (base / path).stat()
-            mark = [about.st_size, about.st_mtime_ns, about.st_ino]
+            mark = _mark_of(about)
             if before.marks.get(path) == mark and path in before.files:
                 return before.files[path], mark
             # One that still grows is read once, so that its digest is of what is stored.
@@ -472,12 +475,15 @@ class Publisher:
             raise self._failure
         # Links are made in no time, and keep what training goes on to replace.
         taken = self._outgoing / secrets.token_hex(6)
-        shutil.copytree(
-            self._copy.path / self._part,
-            taken / self._part,
-            copy_function=link,
-            ignore=shutil.ignore_patterns(".*"),
-        )
+        try:
+            shutil.copytree(
+                self._copy.path / self._part,
+                taken / self._part,
+                copy_function=link,
+                ignore=shutil.ignore_patterns(".*"),
+            )
+        except (OSError, shutil.Error) as error:
+            raise StorageError(f"{taken} cannot be written: {error}.") from error
         with self._changed:
             if self._waiting is not None:
                 shutil.rmtree(self._waiting, ignore_errors=True)
@@ -636,6 +642,15 @@ def _file_of(part: str) -> str:
 def _part_of_file(name: str) -> str:
     stem = name.removesuffix(".json").replace("+", "/")
     return MAIN if stem == "run" else stem
+
+
+def _mark(path: Path) -> list[int]:
+    """By which a file is known to be unchanged."""
+    return _mark_of(path.stat())
+
+
+def _mark_of(about: os.stat_result) -> list[int]:
+    return [about.st_size, about.st_mtime_ns, about.st_ino]
 
 
 def _digest(path: Path) -> str:

@@ -48,6 +48,7 @@ def made(mirror: Mirror, stack: ExitStack | None = None) -> RunFolder:
     folder = workspace.create(
         mirror.root, "words", plan={"prepare": "k"}, versions={}, holder=stack or ExitStack()
     )
+    write(folder.settings, "epochs: 1")
     write(folder.path / "data/train/part-0.parquet", "rows")
     write(folder.path / "checkpoints/step-00000001/state.npz", "weights")
     folder.update_stage("prepare", status="done", key="k", summary={})
@@ -131,12 +132,14 @@ def test_what_another_machine_did_since_replaces_what_is_here(here: Mirror, ther
         write(seen.checkpoints / "step-00000005/state.npz", "weights")
         seen.update(note="theirs")
         seen.publish()
+    write(folder.path / "settings.yaml", "changed here, and never published")
     with folder.held() as ours:
         assert ours
         assert folder.read()["note"] == "theirs"
         assert [path.name for path in folder.checkpoints.glob("step-*/*")] == []
         folder.bring()
     assert (folder.data / "train/part-0.parquet").read_text("utf8") == "their rows"
+    assert folder.settings.read_text("utf8") == "epochs: 1"
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000005"]
 
 
@@ -229,7 +232,7 @@ def test_a_damaged_object_is_refused_by_name(here: Mirror, there: Mirror, store_
 def test_a_removed_run_is_gone_everywhere(here: Mirror, there: Mirror, store_files: FileSystem) -> None:
     folder = made(here)
     seen = only(there)
-    assert folder.stored_bytes() == len("rows") + len("weights")
+    assert folder.stored_bytes() == len("epochs: 1") + len("rows") + len("weights")
     with folder.held():
         folder.remove()
     assert keys(store_files) == []
