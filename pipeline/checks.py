@@ -1,7 +1,6 @@
 """check and doctor: what would go wrong, found before anything starts."""
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -12,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from components.errors import RecurraError, StorageError
+from components.errors import RecurraError
 from conf.schema import Settings, TokenInput
 from pipeline.backends import cluster, tracking
-from pipeline.backends.workspace import nearest_existing
+from pipeline.backends.workspace import check_storage, nearest_existing
 from pipeline.run import Surroundings, resources
 from pipeline.stages.prepare import check_data, check_vectors
 
@@ -48,7 +47,7 @@ def check(
         "data": lambda: check_data(settings, console=around.console, problems=problems, sample=sample),
         "devices": lambda: _check_devices(settings, around),
         "tracker": lambda: tracking.check(around.tracking_uri),
-        "storage": lambda: _check_storage(around.storage),
+        "storage": lambda: check_storage(around.storage),
     }
     if any(isinstance(part, TokenInput) and part.vectors for part in settings.data.inputs):
         steps["vectors"] = lambda: check_vectors(settings, whole=True)
@@ -80,12 +79,6 @@ def _check_devices(settings: Settings, around: Surroundings) -> None:
             f"train.devices is {settings.train.devices!r}: {wanted} GPUs asked, {there} on this machine.",
             hint="Set train.devices to auto or cpu:1, or name a cluster with --address.",
         )
-
-
-def _check_storage(storage: Path) -> None:
-    existing = nearest_existing(storage)
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise StorageError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
 
 
 def local_gpus() -> list[str]:

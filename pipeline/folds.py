@@ -201,6 +201,7 @@ def _write(found: Mapping[str, Any], folders: Sequence[RunFolder]) -> Path:
     try:
         path.parent.mkdir(exist_ok=True)
         workspace.write_json(path, found)
+        workspace.keep(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path

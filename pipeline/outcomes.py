@@ -7,7 +7,7 @@ from typing import Any
 
 from components.errors import ModelError
 from components.evaluation import verdicts
-from pipeline.backends import workspace
+from pipeline.backends import mirrors, workspace
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.run import Outcome
@@ -123,15 +123,22 @@ def find_report(run: str, *, storage: Path) -> Path:
 
     Raises:
         ModelError: there is no such run, or it has no report yet.
+        StorageError: the runs are in an object store, which cannot be read.
     """
+    place: Path | str = storage
+    if (mirror := mirrors.of(storage)) is not None:
+        mirror.refresh_all()
+        place = mirror.url
     candidates = [Path(run), *storage.glob(f"*/{run}")]
     candidates += [folder.path for folder in workspace.runs(storage, run)] if Path(run).name == run else []
     for path in candidates:
         if (path / workspace.RUN).exists():
-            report = RunFolder(path.absolute()).report
+            folder = RunFolder(path.absolute())
+            folder.bring("report.html")
+            report = folder.report
             if report.exists():
                 return report
             raise ModelError(
                 f"Run {path.name} has no report yet.", hint="`recurra run` writes it at its end."
             )
-    raise ModelError(f"There is no run {run!r} in {storage}.", hint="Give a run folder, a run id or a name.")
+    raise ModelError(f"There is no run {run!r} in {place}.", hint="Give a run folder, a run id or a name.")

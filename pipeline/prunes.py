@@ -4,8 +4,6 @@ recurra prune words --keep 5 --dry-run
 recurra prune words --keep 5 --runs --yes
 """
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,15 +104,14 @@ def _old_runs(
                 continue
             found.append({"run": folder.run_id, "bytes": _bytes(folder)})
             if not dry_run:
-                # In one move, so that nobody takes over half of it.
-                gone = folder.path.with_name(f".{folder.run_id}.removed")
-                os.replace(folder.path, gone)
-                shutil.rmtree(gone)
+                folder.remove()
     return found
 
 
 def _bytes(folder: RunFolder) -> int:
     """What removing it frees: files that other runs share by hard links stay there."""
+    if (stored := folder.stored_bytes()) is not None:
+        return stored
     about = (path.lstat() for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink())
     return sum(each.st_size for each in about if each.st_nlink == 1)
 

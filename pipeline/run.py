@@ -5,10 +5,9 @@ execute  the same, done; nothing to do means that neither Ray nor TensorFlow sta
 """
 
 import platform
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -19,7 +18,7 @@ from ruamel.yaml import YAML
 from components.data import vectors
 from components.data.readers import expand
 from components.data.readers.paths import File, relative_names
-from components.errors import DataError
+from components.errors import BusyError, DataError, StorageError
 from components.evaluation import behaviours
 from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
@@ -59,6 +58,9 @@ WITHOUT_EFFECT = (
     "tune.cpus",
     "tune.trials_per_gpu",
 )
+
+# What a command shows of a run that has nothing left to do.
+SHOWN = ("report.html", "evaluation", "tracking.jsonl", "tracking.sent.json")
 
 # The source files that a stage's result follows from, as packages or modules.
 TRAINING = (
@@ -377,10 +379,12 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
         override=around.override is not None,
     )
     if planned.nothing_to_do and planned.folder is not None:
+        planned.folder.bring(*SHOWN)
         if tracking.has_unsent(planned.folder, around.tracking_uri):
             tracking.send_rest(
                 around.tracking_uri, folder=planned.folder, settings=settings, artifacts=around.artifacts
             )
+            planned.folder.publish()
         if planned.override:
             around.console.note(
                 f"The override was not used: run {planned.folder.run_id} was promoted before. "
@@ -396,11 +400,14 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
     if around.require_gpu and planned.runs("train"):
         _require_gpu(settings, cluster)
     with disks.told_when_full(around.storage), ExitStack() as stack:
-        folder = _own_folder(planned, stack)
+        folder = _own_folder(planned, stack, note=around.console.note)
         around.console.note(f"Run {folder.run_id} in {folder.path}")
         _write_settings(folder, settings)
         if around.why is not None:
             workspace.write_json(folder.path / workspace.RETRAIN, dict(around.why))
+        # Before anything else is done: from here on whoever held it before and still lives is refused.
+        folder.publish(anew=True)
+        stack.enter_context(_Last(folder, around.console))
         return Outcome(folder, _Work(settings, planned, folder, cluster, around, stack, reuse).run())
 
 
@@ -437,6 +444,7 @@ def _leave_other_searches(planned: Plan, around: Surroundings) -> None:
         stage = folder.stage("tune")
         if stage.get("status") not in ("running", "failed") or stage["key"] == wanted.key:
             continue
+        folder.bring("tune/ledger.jsonl")
         trials = TrialLedger(folder.tune).searched
         num_done = sum(trial.has_ended and trial.state != "failed" for trial in trials)
         if not num_done:
@@ -451,6 +459,7 @@ def _leave_other_searches(planned: Plan, around: Surroundings) -> None:
             )
             raise SettingsError([Problem(f"run {folder.run_id}", "tune", message, hint)])
         folder.update_stage("tune", status="left")
+        folder.publish()
 
 
 def _to_reuse(planned: Plan, around: Surroundings) -> RunFolder | None:
@@ -464,6 +473,7 @@ def _to_reuse(planned: Plan, around: Surroundings) -> RunFolder | None:
     path = Path(around.reuse)
     named = path if path.is_dir() else planned.storage / planned.name / around.reuse
     folder = RunFolder(named.absolute())
+    folder.bring("tune")
     if TrialLedger(folder.tune).trials:
         if reason := _comparable(folder, planned):
             raise SettingsError([Problem(f"--reuse {around.reuse}", "", reason, "start with --new-search")])
@@ -499,12 +509,13 @@ def _require_gpu(settings: Settings, cluster: Cluster) -> None:
         unless_all_is_well.pop_all()
 
 
-def _own_folder(planned: Plan, stack: ExitStack) -> RunFolder:
+def _own_folder(planned: Plan, stack: ExitStack, *, note: Callable[[str], None]) -> RunFolder:
     """An earlier run to go on with if nobody else is at it, or a new one; held until the stack ends."""
     for folder in workspace.runs(planned.storage, planned.name):
-        ours = _fits(folder, planned) and stack.enter_context(folder.held())
+        ours = _fits(folder, planned) and stack.enter_context(folder.held(note))
         # Asked once it is held: another process may have finished it since the plan was made.
-        if ours and not planned.is_fulfilled(folder):
+        if ours and _fits(folder, planned) and not planned.is_fulfilled(folder):
+            folder.bring()
             folder.update(plan=planned.keys)
             return folder
     return workspace.create(
@@ -536,6 +547,25 @@ def _write_settings(folder: RunFolder, settings: Settings) -> None:
 def _reused(stage: Planned, around: Surroundings) -> StageReport:
     around.console.note(f"{stage.name:<9} reused: {stage.reason}")
     return StageReport(stage.name, "reused", 0.0, stage.reason)
+
+
+class _Last:
+    """Stores a run as the command leaves it: ended or stopped, its tracker closed."""
+
+    def __init__(self, folder: RunFolder, console: Console) -> None:
+        self.folder, self.console = folder, console
+
+    def __enter__(self) -> None:
+        """Nothing is stored yet."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.folder.publish()
+        except (StorageError, BusyError) as failure:
+            if error is None:
+                raise
+            # What ended the command is what is told of it.
+            self.console.warn(str(failure))
 
 
 class _Work:
@@ -597,7 +627,8 @@ class _Work:
     def _leave_nothing(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Remove a run that came to nothing because of its rows, if nobody was told of it."""
         if isinstance(error, DataError) and not self.tracker.has_begun:
-            shutil.rmtree(self.folder.path, ignore_errors=True)
+            with suppress(StorageError):
+                self.folder.remove()
             self.around.console.note(f"Nothing was written: {self.folder.path} is removed.")
 
     def _reuse(self, stage: Planned) -> StageReport:
@@ -606,6 +637,7 @@ class _Work:
             workspace.take_over(stage.name, source, self.folder)
             taken = {**source.stage(stage.name), "from_run": source.run_id}
             self.folder.update_stage(stage.name, **taken)
+            self.folder.publish()
         return _reused(stage, self.around)
 
     def _run(self, stage: Planned, action: Callable[[Planned], dict[str, Any]]) -> StageReport:
@@ -614,6 +646,7 @@ class _Work:
         self.folder.update_stage(
             stage.name, status="running", key=stage.key, inputs=stage.inputs, reason=stage.reason
         )
+        self.folder.publish()
         try:
             with self.tracker.stage(stage.name):
                 summary = action(stage)
@@ -622,6 +655,7 @@ class _Work:
             raise
         seconds = time.monotonic() - begun
         self.folder.update_stage(stage.name, status="done", seconds=round(seconds, 3), summary=summary)
+        self.folder.publish()
         return StageReport(stage.name, "ran", seconds, stage.reason)
 
     def _prepare(self, stage: Planned) -> dict[str, Any]:

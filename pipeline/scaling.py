@@ -191,6 +191,7 @@ def _prepared(settings: Settings, around: Surroundings) -> Path:
             f"No rows are prepared under these settings in {around.storage}: {planned.reason}.",
             hint="Run `recurra prepare` with the same settings first.",
         )
+    planned.source.bring("data", "tune/data")
     return planned.source.data
 
 

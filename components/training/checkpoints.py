@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,15 @@ class Saved:
 class Checkpoints:
     """The checkpoints of one run. `key` names the settings and data they belong to.
 
-    Of several workers one writes; the others, with `writes=False`, only read.
+    Of several workers one writes; the others, with `writes=False`, only read. `on_saved` is called whenever
+    there is something new that is whole.
     """
 
     folder: Path
     key: str
     keep: int = 2
     writes: bool = True
+    on_saved: Callable[[], None] = lambda: None
 
     def save(self, arrays: list[np.ndarray], state: Mapping[str, Any]) -> None:
         """Write a checkpoint of step `state["step"]`, then drop all but the newest `keep`."""
@@ -53,6 +55,7 @@ class Checkpoints:
         self._write(self.folder / f"step-{state['step']:08d}", arrays, state)
         for old in self._steps()[: -self.keep]:
             shutil.rmtree(old)
+        self.on_saved()
 
     def save_best(self, weights: list[np.ndarray], state: Mapping[str, Any]) -> None:
         """Replace the best epoch's weights."""
@@ -107,6 +110,7 @@ class Checkpoints:
         temporary = self.folder / f".{HISTORY}.tmp"
         temporary.write_text(json.dumps(history, indent=1), "utf8")
         os.replace(temporary, self.folder / HISTORY)
+        self.on_saved()
 
     def clear(self) -> None:
         """Drop the step checkpoints of a finished run; the best weights and the history stay."""

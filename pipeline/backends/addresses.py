@@ -63,6 +63,15 @@ def artifact_root(place: str, folder: Path, *, tracking_uri: str) -> str:
         )
     if "://" not in place:
         return (folder / place).resolve().as_uri()
+    return store_url(place)
+
+
+def store_url(place: str) -> str:
+    """The URL of a part of an S3 bucket, as it can be used.
+
+    Raises:
+        ValueError: it is of another kind, holds a password, or needs a library that is not there.
+    """
     parts = urlsplit(place)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
         raise ValueError(f"received {redact(place)!r}, expected a folder or s3://bucket/prefix")

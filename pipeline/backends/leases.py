@@ -2,15 +2,17 @@
 
 sqlite:///mlflow.db    a file lock beside the database        mlflow.db.<hash of the name>.lock
 postgresql://...       an advisory lock of the session        gone with the connection
-anything else          a file lock in the storage             other storages: the ledger's numbers
+anything else          a file lock in the storage, or an      other storages: the ledger's numbers
+                       object where that is an object store
 """
 
 import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +21,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from components.errors import BusyError, TrackerError
+from pipeline.backends import mirrors
 from pipeline.backends.addresses import redact, scheme_of, sqlite_path
+from pipeline.backends.claims import claimed
 from pipeline.backends.journals import who
 
 LEASE_SECONDS = 120.0
+LOCK = "promotion.lock"
 _HINT = "It lets go when its command ends. Try again later."
 _LOST = "Nothing more was changed. The same command goes on from here."
 _HOLDER = """
@@ -58,7 +63,8 @@ def lease(uri: str, name: str, *, folder: Path, timeout: float = LEASE_SECONDS) 
     Args:
         uri: of the registry.
         name: of the registered model.
-        folder: of the name's runs; where the lock lies if the registry has no place for one.
+        folder: of the name's runs; where the lock lies if the registry has no place for one. In an object
+            store it is held against other machines, too.
         timeout: seconds to wait for another holder.
 
     Raises:
@@ -71,8 +77,10 @@ def lease(uri: str, name: str, *, folder: Path, timeout: float = LEASE_SECONDS) 
         holding = _file(path, name, timeout)
     elif scheme_of(uri) == "postgresql":
         holding = _session(uri, name, timeout)
+    elif (mirror := mirrors.of(folder)) is not None:
+        holding = _object(mirror, folder, name, timeout)
     else:
-        holding = _file(folder / ".locks" / "promotion.lock", name, timeout)
+        holding = _file(folder / ".locks" / LOCK, name, timeout)
     with holding as held:
         yield held
 
@@ -98,6 +106,19 @@ def _file(path: Path, name: str, timeout: float) -> Iterator[Lease]:
         yield Lease(name, lambda: _note(note).get("token") == token)
     finally:
         lock.release()
+
+
+@contextmanager
+def _object(mirror: mirrors.Mirror, folder: Path, name: str, timeout: float) -> Iterator[Lease]:
+    """A file lock among the processes of this machine, and an object among machines."""
+    path = folder / ".locks" / LOCK
+    key = f"{folder.relative_to(mirror.root).as_posix()}/promotion.json"
+    deadline = time.monotonic() + timeout
+    with _file(path, name, timeout), ExitStack() as stack:
+        while (claim := stack.enter_context(claimed(mirror.bucket, key, place=str(path)))) is None:
+            if time.monotonic() >= deadline:
+                raise _busy(name, timeout, f"see {mirror.url}/{key}")
+        yield Lease(name, claim.is_held)
 
 
 def _note(path: Path) -> dict[str, Any]:

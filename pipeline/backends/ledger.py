@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.backends import journals
+from pipeline.backends import journals, mirrors
 from pipeline.backends.deliveries import MAX_TAG, shortened
 
 LEDGER = "ledger.jsonl"
@@ -60,12 +60,12 @@ def entry(change: Change, *, number: int, registry: str) -> Entry:
 
 def append(folder: Path, line: Mapping[str, Any]) -> None:
     """Write an entry to the ledger of a name. The caller holds the lease under which it is made."""
-    journals.append(folder / LEDGER, line)
+    mirrors.append(folder / LEDGER, line)
 
 
 def read(folder: Path) -> list[Entry]:
     """All entries, oldest first; of several with one number the last, as the others never came about."""
-    lines = journals.read(folder / LEDGER)
+    lines = mirrors.read(folder / LEDGER)
     last = {(line.get("registry"), line["number"]): line for line in lines if "number" in line}
     return [
         line for line in lines if "number" not in line or line is last[line.get("registry"), line["number"]]

@@ -393,7 +393,8 @@ def _close(tracker: Tracker, spool: Path, others: Iterable[Folder], *, warn: Cal
 def _end_abandoned(store: Store, folder: Folder, *, experiment: str) -> None:
     """End a run that a killed process left open, unless another process is at it."""
     with folder.held() as ours:
-        if ours:
+        # Once it is held: another machine may have gone on with it and ended it.
+        if ours and not _has_ended(folder.path / SPOOL):
             left = Tracker(store, spool=folder.path / SPOOL, experiment=experiment, run_id=folder.run_id)
             left.end_all("KILLED")
             left.close(timeout=CLOSE_SECONDS)

@@ -8,6 +8,9 @@
 
 A stage's key is a fingerprint of what goes into it; a stage that is done under the same key elsewhere is
 taken over by hard links, so every run folder stands on its own.
+
+Where the storage is the working folder of an object store (`mirrors.py`), the files of a run come here when
+`bring` asks for them, and `publish` stores what is complete.
 """
 
 import hashlib
@@ -15,8 +18,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +28,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from components.data.readers.paths import File
-from components.errors import BusyError, StorageError
+from components.errors import BusyError, ModelError, StorageError
+from pipeline.backends import mirrors
+from pipeline.backends.addresses import redact, store_url
 
 RUN, LOCK, STOP = "run.json", ".lock", ".stop"
 RETRAIN = "retrain.json"  # why `recurra retrain` made the run
@@ -130,15 +135,73 @@ class RunFolder:
     def is_done(self, name: str, key: str) -> bool:
         """Whether the stage is finished under this key and its result is still there."""
         stage = self.stage(name)
-        return (
-            stage.get("status") == "done"
-            and stage.get("key") == key
-            and (self.path / OUTPUTS[name][0]).exists()
-        )
+        return stage.get("status") == "done" and stage.get("key") == key and self._has(OUTPUTS[name][0])
+
+    def _has(self, name: str) -> bool:
+        """Whether a file or folder is here, or can be brought."""
+        return (self.path / name).exists() or ((copy := self._copy()) is not None and copy.has(name))
+
+    def bring(self, *names: str) -> None:
+        """See that these files and folders, or all, are here, if the run has them at all.
+
+        Raises:
+            StorageError: they are in an object store, which cannot be read.
+        """
+        if (copy := self._copy()) is not None:
+            copy.bring(*names)
+
+    def publish(self, *, parts: bool = True, anew: bool = False) -> None:
+        """Store what has changed where the storage is an object store; see `Copy.publish`.
+
+        Raises:
+            BusyError: another machine has taken the run up.
+            StorageError: the store cannot be written.
+        """
+        if (copy := self._copy()) is not None and (self.path / RUN).exists():
+            copy.publish(parts=parts, anew=anew)
+
+    def publish_meanwhile(self) -> None:
+        """Store what has changed while a stage's processes are at work on their own parts.
+
+        Where the store is away, the next time will do.
+
+        Raises:
+            BusyError: another machine has taken the run up.
+        """
+        with suppress(StorageError):
+            self.publish(parts=False)
+
+    def stored_bytes(self) -> int | None:
+        """What it takes up in an object store; None for storages of this machine."""
+        return None if (copy := self._copy()) is None else copy.size()
+
+    def remove(self) -> None:
+        """Remove the run; the caller holds it.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        try:
+            # In one move, so that nobody takes over half of it.
+            gone = self.path.with_name(f".{self.run_id}.removed")
+            os.replace(self.path, gone)
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be removed: {error.strerror or error}.") from error
+        if (copy := self._copy()) is not None:
+            copy.remove()
+
+    def _copy(self) -> mirrors.Copy | None:
+        mirror = mirrors.of(self.path)
+        return None if mirror is None else mirror.copy(self.path)
 
     @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Try to hold the run: yields whether this process has it. The system lets go of it on a kill."""
+    def held(self, note: Callable[[str], None] = lambda text: None) -> Iterator[bool]:
+        """Try to hold the run: yields whether this process has it. The system lets go of it on a kill.
+
+        In an object store it is held against other machines, too, and run.json is then as they left it.
+        `note` hears when that takes a while.
+        """
         lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -146,13 +209,23 @@ class RunFolder:
             yield False
             return
         try:
-            yield True
+            if (copy := self._copy()) is None:
+                yield True
+            else:
+                with copy.claimed(note) as ours:
+                    yield ours
         finally:
             lock.release()
 
 
 def runs(storage: Path, name: str) -> list[RunFolder]:
-    """The runs of a name, newest first; folders without a readable run.json are passed over."""
+    """The runs of a name, newest first; folders without a readable run.json are passed over.
+
+    Raises:
+        StorageError: they are in an object store, which cannot be read.
+    """
+    if (mirror := mirrors.of(storage)) is not None and storage == mirror.root:
+        mirror.refresh(name)
     found = [RunFolder(path.parent) for path in (storage / name).glob(f"*/{RUN}")]
     return sorted(filter(_is_ours, found), key=lambda folder: folder.run_id, reverse=True)
 
@@ -209,6 +282,53 @@ def create(
     return folder
 
 
+def keep(path: Path) -> None:
+    """See that a file about several runs of a name is where the runs are.
+
+    Raises:
+        StorageError: they are in an object store, which cannot be written.
+    """
+    if (mirror := mirrors.of(path)) is not None:
+        mirror.keep(path)
+
+
+def check_storage(storage: Path) -> None:
+    """Make sure that runs can be kept there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    existing = nearest_existing(storage)
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise StorageError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
+    if (mirror := mirrors.of(storage)) is not None:
+        mirror.check()
+
+
+def run_folder(place: str) -> Path:
+    """The folder of a run with a model, given as a folder or as s3://bucket/prefix/name/run_id.
+
+    Raises:
+        ModelError: the URL is of another kind, or the run is not there.
+        StorageError: the run is in an object store, which cannot be read.
+    """
+    if "://" not in place:
+        path = Path(place).absolute()
+    else:
+        storage, name, run_id = place.rstrip("/").rsplit("/", 2)
+        try:
+            root = mirrors.open_mirror(store_url(storage)).root
+        except ValueError as error:
+            raise ModelError(
+                f"{redact(place)!r} is no run: {error}.", hint="Give s3://bucket/prefix/name/run_id."
+            ) from error
+        path = root / name / run_id
+        runs(root, name)
+    if (path / RUN).is_file():
+        RunFolder(path).bring("bundle")
+    return path
+
+
 def nearest_existing(path: Path) -> Path:
     """The path itself, or the first above it that is there; what may not be looked at counts as absent."""
     return next(each for each in (path, *path.parents) if os.path.exists(each))
@@ -216,13 +336,14 @@ def nearest_existing(path: Path) -> Path:
 
 def take_over(stage: str, source: RunFolder, target: RunFolder) -> None:
     """Make a finished stage's outputs part of another run, by hard links where the file system has them."""
+    source.bring(*OUTPUTS[stage])
     for name in OUTPUTS[stage]:
         if (source.path / name).is_dir():
             shutil.rmtree(target.path / name, ignore_errors=True)
-            shutil.copytree(source.path / name, target.path / name, copy_function=_link)
+            shutil.copytree(source.path / name, target.path / name, copy_function=mirrors.link)
         elif (source.path / name).exists():
             (target.path / name).parent.mkdir(parents=True, exist_ok=True)
-            _link(str(source.path / name), str(target.path / name))
+            mirrors.link(str(source.path / name), str(target.path / name))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -294,13 +415,3 @@ def code_digest(files: Sequence[Path]) -> str:
     for path in sorted(files, key=lambda path: path.name):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        os.remove(target)
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

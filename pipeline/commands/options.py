@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.run import Surroundings
 
 DEFAULT_STORAGE = "runs"
+ARTIFACTS = "mlartifacts"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 GATE_REFUSED = 4
 
@@ -27,10 +29,22 @@ class Common:
     """The options that every command has, made absolute before anything starts."""
 
     storage: Path
+    store: str | None  # the object store whose working folder `storage` is
     tracking_uri: str
     artifacts: str | None
     address: str | None
     console: "Console"
+
+    def refuse_store(self, command: str, why: str, *, hint: str = "") -> None:
+        """End a command that cannot do its work in an object store.
+
+        Raises:
+            UsageError: the storage is one.
+        """
+        if self.store is not None:
+            raise click.UsageError(
+                f"{command} {why}; {self.store} is an object store. Name a folder with --storage{hint}."
+            )
 
 
 json_option = click.option(
@@ -65,7 +79,7 @@ def common_options(command: Command) -> Command:
     @functools.wraps(command)
     def with_common(
         *args: Any,
-        storage: Path,
+        storage: str,
         tracking_uri: str,
         artifacts: str | None,
         address: str | None,
@@ -74,10 +88,12 @@ def common_options(command: Command) -> Command:
         verbose: bool,
         **kwargs: Any,
     ) -> Any:
+        place, store = _storage(storage)
         common = Common(
-            storage=storage.absolute(),
+            storage=place,
+            store=store,
             tracking_uri=_absolute_uri(tracking_uri),
-            artifacts=_artifact_root(artifacts, tracking_uri),
+            artifacts=_artifact_root(artifacts, tracking_uri, store=store),
             address=address,
             console=console_of(as_json=as_json, quiet=quiet, verbose=verbose),
         )
@@ -89,8 +105,8 @@ def common_options(command: Command) -> Command:
             default=DEFAULT_STORAGE,
             envvar="RECURRA_STORAGE",
             show_default="./runs",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Folder of the run folders.",
+            metavar="FOLDER|s3://BUCKET/PREFIX",
+            help="Where the run folders are.",
         ),
         click.option(
             "--tracking-uri",
@@ -223,9 +239,29 @@ def _absolute_uri(uri: str) -> str:
         raise click.BadParameter(str(error), param_hint="--tracking-uri") from error
 
 
-def _artifact_root(place: str | None, tracking_uri: str) -> str | None:
-    from pipeline.backends.addresses import artifact_root
+def _storage(place: str) -> tuple[Path, str | None]:
+    """The storage's folder, which is only a working folder where it is an object store; and that store."""
+    if "://" not in place:
+        path = Path(place)
+        if path.exists() and not path.is_dir():
+            raise click.BadParameter(f"{place!r} is a file, expected a folder.", param_hint="--storage")
+        return path.absolute(), None
+    from pipeline.backends.addresses import store_url
+    from pipeline.backends.mirrors import open_mirror
 
+    try:
+        url = store_url(place)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--storage") from error
+    return open_mirror(url).root, url
+
+
+def _artifact_root(place: str | None, tracking_uri: str, *, store: str | None) -> str | None:
+    from pipeline.backends.addresses import artifact_root, scheme_of
+
+    if place is None and store is not None and scheme_of(tracking_uri) not in ("sqlite", "http", "https"):
+        # Beside the storage, as without an object store.
+        place = f"{store}/{ARTIFACTS}"
     if place is None:
         return None
     try:
@@ -258,6 +294,13 @@ def install_signals() -> "Signals":
     """Ctrl-C and SIGTERM as errors from here on."""
     from pipeline.backends.signals import Signals
 
+    if common.address is not None and not os.environ.get("RECURRA_CACHE"):
+        # Workers read and write a run's files by their paths in the working folder.
+        common.refuse_store(
+            f"--address {common.address}",
+            "needs a folder that all machines see",
+            hint=", or one with RECURRA_CACHE",
+        )
     signals = Signals()
     signals.install()
     return signals

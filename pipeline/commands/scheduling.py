@@ -125,6 +125,8 @@ def start(
     from pipeline.jobs import schedules
     from pipeline.jobs.schedule import Rules
 
+    if manifest is not None:
+        common.refuse_store(f"--print {manifest}", "names a folder for locks and logs")
     settings = load_settings(conf, overrides)
     name = name or settings.name
     pods = {option: given.pop(option) for option in POD_OPTIONS}
@@ -133,7 +135,7 @@ def start(
         "cron": cron,
         "zone": timezone,
         "variables": schedules.surroundings(
-            storage=common.storage,
+            storage=common.store or common.storage,
             tracking_uri=common.tracking_uri,
             address=common.address,
             artifacts=common.artifacts,

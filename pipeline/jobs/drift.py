@@ -20,7 +20,6 @@ from pipeline import drift_report
 from pipeline.backends import workspace
 from pipeline.backends.registry import RUN_TAG, Registry, Version
 from pipeline.backends.tracking import Store
-from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.run import data_files
 
@@ -55,8 +54,9 @@ def files_to_watch(settings: Settings, champion: Version, *, storage: Path) -> l
         paths = [rules.path] if isinstance(rules.path, str) else list(rules.path)
         return expand(paths, settings.data.format)
     files = data_files(settings)
-    folder = RunFolder(storage / settings.name / champion.tags.get(RUN_TAG, ""))
-    if not (folder.path / workspace.RUN).exists():
+    run_id = champion.tags.get(RUN_TAG, "")
+    made = (each for each in workspace.runs(storage, settings.name) if each.run_id == run_id)
+    if (folder := next(made, None)) is None:
         return files
     known = set(folder.stage("prepare").get("inputs", {}).get("data", {}).values())
     digests = workspace.file_digests(files, cache=storage / settings.name / ".digests.json")

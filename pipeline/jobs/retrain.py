@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import RetrainSettings, Settings
-from pipeline.backends import journals, workspace
+from pipeline.backends import mirrors, workspace
 from pipeline.backends.registry import Registry, Version
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
@@ -67,7 +67,7 @@ def retrain(
         TrackerError: the registry cannot be asked.
     """
     journal = around.storage / settings.name / JOURNAL
-    found = look(settings, around=around, journal=journals.read(journal))
+    found = look(settings, around=around, journal=mirrors.read(journal))
     if force and not found.reasons:
         found.reasons.append("It was asked for with --force.")
     if dry_run or not found.reasons:
@@ -245,7 +245,7 @@ def _days_since(iso: str) -> float:
 
 
 def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> None:
-    journals.append(
+    mirrors.append(
         journal,
         {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),

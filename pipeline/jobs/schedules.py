@@ -193,7 +193,7 @@ def retrain_command(conf: Sequence[Path], overrides: Sequence[str]) -> list[str]
 
 
 def surroundings(
-    *, storage: Path, tracking_uri: str, address: str | None, artifacts: str | None
+    *, storage: Path | str, tracking_uri: str, address: str | None, artifacts: str | None
 ) -> dict[str, str]:
     """Where it runs, as variables: a URI may hold a password, and arguments are for everybody to see."""
     variables = {

@@ -25,6 +25,7 @@ from components.served.numbers import NumericEncoding
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.registry import MODEL_URI, Registry
 from pipeline.backends.tracking import Store
+from pipeline.backends.workspace import run_folder
 from pipeline.console import Console
 from pipeline.jobs.application import Serving, application
 from pipeline.jobs.batching import Batcher, Model
@@ -160,7 +161,7 @@ class _Source:
         if MODEL_URI.fullmatch(self.model) or self.model.startswith("models:"):
             version = self.registry.resolve(self.model)
             return stack.enter_context(self.registry.fetch(version, parent=self.scratch)), version.uri
-        folder = Path(self.model).absolute()
+        folder = run_folder(self.model)
         for bundle in (folder / "bundle", folder):
             if (bundle / "bundle.json").is_file():
                 return bundle, str(folder)

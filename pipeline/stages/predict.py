@@ -27,6 +27,7 @@ from pipeline.backends.parts import Parts, Writing, signs, write_whole
 from pipeline.backends.pools import Begun, Event, Item
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
+from pipeline.backends.workspace import run_folder
 from pipeline.console import Bar, Console
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ def _source(
             )
             version = registry.resolve(left["model"])
         return Source(stack.enter_context(registry.fetch(version, parent=scratch)), version.uri)
-    folder = Path(model).absolute()
+    folder = run_folder(model)
     for bundle in (folder / "bundle", folder):
         if (bundle / "bundle.json").is_file():
             return Source(bundle, str(folder))

@@ -155,6 +155,7 @@ class _Found:
 def _pins(settings: Settings, storage: Path) -> Pins | None:
     """What the newest run with the same stratified split was split by."""
     for folder in workspace.runs(storage.parent, storage.name):
+        folder.bring("data/pins.json")
         if (pins := pins_in(folder.data, settings)) is not None:
             return pins
     return None

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from components.errors import DataError
+from components.errors import BusyError, DataError
 from components.metrics import METRICS
 from components.training.checkpoints import BEST, Checkpoints
 from components.training.progress import Progress, epochs_without_gain, is_better
@@ -83,6 +83,7 @@ class Trials:
         first = number not in self._running
         if first or self.ledger.trials[number].point != dict(point):
             self.ledger.start(number, point, seed=seed)
+            self._publish()
         self._running.add(number)
         if first:
             self.tracker.begin_nested(_nested(number), tags={"recurra.trial": str(number)})
@@ -131,6 +132,7 @@ class Trials:
         elif self.stopping:
             # It left a checkpoint, and goes on from there some other time.
             self.tracker.end("KILLED", stage=_nested(number))
+            self._publish()
             return
         elif number in self._cut:
             state = "cut"
@@ -147,8 +149,17 @@ class Trials:
         trial = self.ledger.trials[number]
         self._running.discard(number)
         self._wrap_up(trial)
+        self._publish()
         seed = "" if trial.seed is None else f", seed {trial.seed}"
         self.console.note(f"trial {number}{seed}: {self._outcome(trial)}; {shown_point(trial.point)}")
+
+    def _publish(self) -> None:
+        """Let other machines know, where the run is in an object store."""
+        try:
+            self.folder.publish_meanwhile()
+        except BusyError:
+            # Said again, and raised, at the end of the stage.
+            self.ask_to_stop()
 
     def _wrap_up(self, trial: Trial) -> None:
         """Drop the files of an ended trial that nobody needs, and end its run in MLflow."""

@@ -10,7 +10,9 @@ With `train.nodes` above 1 several workers run the same loop, and the first one'
 import json
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from typing import Any
 from components.errors import DataError, StorageError
 from components.training.checkpoints import HISTORY
 from components.training.progress import MUCH_WAITING, Progress, epochs_without_gain, waiting_share
-from conf.schema import Settings
+from conf.schema import EarlyStopping, Settings
 from pipeline.backends import workers
 from pipeline.backends.cluster import Cluster, WorkerLost
+from pipeline.backends.mirrors import publishing
 from pipeline.backends.recorders import Recorder
 from pipeline.backends.signals import Signals
 from pipeline.backends.workspace import RunFolder
@@ -57,6 +60,7 @@ def train(
     job = {"settings": settings, "data": folder.data, "checkpoints": folder.checkpoints, "key": key}
     watched = {**job, "stop": folder.stop, "most_epochs": most_epochs}
     history: tuple[dict[str, Any], ...] = ()
+    published = time.monotonic()
     try:
         with signals.grace(folder.stop.touch), console.progress("train", unit="steps") as bar:
             for progress in _progress(settings, folder, cluster, console, watched):
@@ -67,6 +71,10 @@ def train(
                         nearly_done()
                     _log(tracker, progress)
                     console.detail(_sentence(progress))
+                    if time.monotonic() - published >= settings.train.checkpoint_seconds:
+                        # What MLflow has got, so that it need not hear of it twice from elsewhere.
+                        folder.publish_meanwhile()
+                        published = time.monotonic()
                 if progress.kind == "stopped":
                     raise signals.stopped()
     finally:
@@ -150,30 +158,42 @@ def train_on_worker(
         )
     encoding = _encoding(data)
     stopping = settings.train.early_stopping
-    run = fit(
-        SequenceSet.open(data / "train", encoding).cut(encoding.max_length),
-        SequenceSet.open(data / "valid", encoding).cut(encoding.max_length),
-        task=settings.task,
-        labels=encoding.labels,
-        rules=rules_of(encoding),
-        tagging=tagging(encoding.labels, encoding.scheme),
-        model=settings.model,
-        training=settings.train,
-        checkpoints=Checkpoints(checkpoints, key, keep=settings.train.keep_checkpoints, writes=writes),
-        should_stop=lambda: stop.exists() or told_to_end(),
-    )
-    for progress in run:
-        if progress.kind == "stopped" and not stop.exists():
-            raise WorkerLost("A training worker was told to end.")
-        yield progress
-        if progress.kind not in ("epoch", "resumed"):
-            continue
-        if most_epochs is not None and len(progress.history) >= most_epochs:
-            return
-        if stopping.patience is None:
-            continue
-        if epochs_without_gain(progress.history, stopping.metric) >= stopping.patience:
-            return
+    with publishing(checkpoints) if writes else nullcontext(_nothing) as saved:
+        run = fit(
+            SequenceSet.open(data / "train", encoding).cut(encoding.max_length),
+            SequenceSet.open(data / "valid", encoding).cut(encoding.max_length),
+            task=settings.task,
+            labels=encoding.labels,
+            rules=rules_of(encoding),
+            tagging=tagging(encoding.labels, encoding.scheme),
+            model=settings.model,
+            training=settings.train,
+            checkpoints=Checkpoints(
+                checkpoints, key, keep=settings.train.keep_checkpoints, writes=writes, on_saved=saved
+            ),
+            should_stop=lambda: stop.exists() or told_to_end(),
+        )
+        for progress in run:
+            if progress.kind == "stopped" and not stop.exists():
+                raise WorkerLost("A training worker was told to end.")
+            yield progress
+            if _is_enough(progress, stopping, most_epochs):
+                return
+
+
+def _is_enough(progress: Progress, stopping: EarlyStopping, most_epochs: int | None) -> bool:
+    """Whether training ends after what was just told."""
+    if progress.kind not in ("epoch", "resumed"):
+        return False
+    if most_epochs is not None and len(progress.history) >= most_epochs:
+        return True
+    if stopping.patience is None:
+        return False
+    return epochs_without_gain(progress.history, stopping.metric) >= stopping.patience
+
+
+def _nothing() -> None:
+    """What is to be done about a new checkpoint of a worker that writes none."""
 
 
 def freeze(*, settings: Settings, data: Path, checkpoints: Path, key: str, target: Path) -> dict[str, Any]:

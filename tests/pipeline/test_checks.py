@@ -120,11 +120,11 @@ def test_a_storage_that_cannot_be_written_or_looked_into_is_found(
         "import os, sys\n"
         "from pathlib import Path\n"
         "from components.errors import StorageError\n"
-        "from pipeline.checks import _check_storage\n"
+        "from pipeline.backends.workspace import check_storage\n"
         "if os.geteuid() == 0:\n"
         "    os.setuid(65534)\n"
         "try:\n"
-        "    _check_storage(Path(sys.argv[1]))\n"
+        "    check_storage(Path(sys.argv[1]))\n"
         "except StorageError as error:\n"
         "    print(error)\n"
     )

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy
 
 from components.errors import BusyError
+from pipeline.backends import claims, mirrors
 from pipeline.backends.leases import lease
 
 # Holds the aliases of `words` until it is killed: URI FOLDER CHECKOUT.
@@ -72,3 +73,28 @@ def test_a_broken_connection_is_a_lost_lease(make_postgres_database, tmp_path):
             ours.check()
         with lease(uri, "words", folder=tmp_path, timeout=5) as theirs:
             theirs.check()
+
+
+def test_in_an_object_store_other_machines_are_kept_out(object_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(claims, "WATCH_SECONDS", 0.1)
+    folders = []
+    for machine in ("one", "other"):
+        monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / machine))
+        folders.append(mirrors.open_mirror(f"{object_store}/team").root / "words")
+    uri = "https://mlflow.example.org"
+    with lease(uri, "words", folder=folders[0], timeout=5) as held:
+        held.check()
+        with (
+            pytest.raises(BusyError, match="the aliases of 'words' for"),
+            lease(uri, "words", folder=folders[1], timeout=0.5),
+        ):
+            pass
+        held.check()
+    with lease(uri, "words", folder=folders[1], timeout=5) as held:
+        held.check()
+        mirror = mirrors.of(folders[1])
+        assert mirror is not None
+        mirror.bucket.delete(["words/promotion.json"])
+        with pytest.raises(BusyError, match="was lost"):
+            held.check()

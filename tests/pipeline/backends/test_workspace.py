@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from components.data.readers.paths import File
-from components.errors import BusyError, StorageError
-from pipeline.backends import workspace
+from components.errors import BusyError, ModelError, StorageError
+from pipeline.backends import mirrors, workspace
 from pipeline.backends.workspace import RunFolder
 
 KEYS = {"prepare": "p", "train": "t"}
@@ -193,3 +193,31 @@ def test_code_has_another_digest_when_a_line_changes(tmp_path: Path) -> None:
     before = workspace.code_digest([tmp_path / "a.py"])
     (tmp_path / "a.py").write_text("x = 2\n", "utf8")
     assert workspace.code_digest([tmp_path / "a.py"]) != before
+
+
+def test_a_removed_run_leaves_nothing(run: RunFolder) -> None:
+    finish(run, "prepare", "p")
+    with run.held():
+        run.remove()
+    assert not list(run.storage.iterdir())
+    with pytest.raises(StorageError, match="cannot be removed"):
+        run.remove()
+
+
+def test_the_folder_of_a_model_is_a_path_or_the_url_of_a_run(
+    tmp_path: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert workspace.run_folder(str(tmp_path / "run")) == tmp_path / "run"
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "cache"))
+    url = f"{object_store}/team"
+    made = workspace.create(mirrors.open_mirror(url).root, "words", plan=KEYS, versions={})
+    finish(made, "train", "t")
+    made.publish()
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "other"))
+    found = workspace.run_folder(f"{url}/words/{made.run_id}")
+    assert found.is_relative_to(tmp_path / "other")
+    assert (found / "bundle" / "part").read_text("utf8") == "train"
+    for wrong in ("gs://bucket/words/run", "s3://me:S3CR3T@bucket/words/run", "s3://bucket"):
+        with pytest.raises(ModelError) as caught:
+            workspace.run_folder(wrong)
+        assert "S3CR3T" not in str(caught.value)

@@ -69,3 +69,79 @@ def test_a_number_that_is_none_lies_in_no_range(
     said = failure(capsys, "check", "lines.yaml", "--sample", number, "--json")
     assert said["exit_code"] == 2
     assert "--sample" in said["error"]
+
+
+def test_an_object_store_gets_a_working_folder_of_its_own_and_makes_no_folder_here(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    object_store: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("RECURRA_CACHE", str(cache))
+    before = listing(place)
+    said = failure(capsys, "report", "nothing", "--json", "--storage", f"{object_store}/team/")
+    assert f"There is no run 'nothing' in {object_store}/team." in said["error"]
+    assert len(list(cache.glob("stores/*"))) == 1
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("gs://bucket/runs", "expected a folder or s3://bucket/prefix"),
+        ("s3://", "expected a folder or s3://bucket/prefix"),
+        ("s3://bucket/runs?region=x", "expected a folder or s3://bucket/prefix"),
+        ("s3://me:S3CR3T@bucket/runs", "carries a password"),
+    ],
+)
+def test_a_storage_that_cannot_be_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], url: str, told: str
+) -> None:
+    before = listing(place)
+    assert call("plan", "lines.yaml", "--storage", url, "--json") == 2
+    out, err = capsys.readouterr()
+    assert told in json.loads(out)["error"]
+    assert "S3CR3T" not in out + err
+    assert listing(place) == before
+
+
+def test_a_file_is_no_storage(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = failure(capsys, "plan", "lines.yaml", "--storage", "lines.yaml", "--json")
+    assert (said["exit_code"], "is a file" in said["error"]) == (2, True)
+
+
+def test_a_crontab_with_an_object_store_is_refused(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    before = listing(place)
+    when = ("--cron", "0 3 * * *", "--print", "crontab")
+    said = failure(capsys, "schedule", "lines.yaml", *when, "--storage", "s3://bucket/runs", "--json")
+    assert said["exit_code"] == 2
+    assert "s3://bucket/runs is an object store. Name a folder with --storage." in said["error"]
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("run", "lines.yaml"), ("predict", "models:/lines@champion", "rows.parquet", "-o", "out.parquet")],
+)
+def test_a_cluster_needs_a_working_folder_that_was_chosen(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    before = listing(place)
+    said = failure(capsys, *command, "--address", "auto", "--storage", "s3://bucket/runs", "--json")
+    assert said["exit_code"] == 2
+    assert "--address auto needs a folder that all machines see" in said["error"]
+    assert "or one with RECURRA_CACHE" in said["error"]
+    assert listing(place) == before
