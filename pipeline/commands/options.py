@@ -283,7 +283,8 @@ def place_of(common: Common) -> dict[str, Any]:
 def place_variables(common: Common) -> dict[str, str]:
     """The place of runs and records as variables, for a command elsewhere: a URI may hold a password."""
     variables = {
-        "RECURRA_STORAGE": str(common.storage),
+        "RECURRA_STORAGE": common.store or str(common.storage),
+        "RECURRA_CACHE": os.environ.get("RECURRA_CACHE") if common.store else None,
         "RECURRA_TRACKING_URI": common.tracking_uri,
         "RECURRA_ARTIFACTS": common.artifacts,
     }
@@ -294,13 +295,6 @@ def install_signals() -> "Signals":
     """Ctrl-C and SIGTERM as errors from here on."""
     from pipeline.backends.signals import Signals
 
-    if common.address is not None and not os.environ.get("RECURRA_CACHE"):
-        # Workers read and write a run's files by their paths in the working folder.
-        common.refuse_store(
-            f"--address {common.address}",
-            "needs a folder that all machines see",
-            hint=", or one with RECURRA_CACHE",
-        )
     signals = Signals()
     signals.install()
     return signals
@@ -309,6 +303,13 @@ def install_signals() -> "Signals":
 def surroundings(common: Common, **asked: Any) -> "Surroundings":
     from pipeline.run import Surroundings
 
+    if common.address is not None and not os.environ.get("RECURRA_CACHE"):
+        # Workers read and write a run's files by their paths in the working folder.
+        common.refuse_store(
+            f"--address {common.address}",
+            "needs a folder that all machines see",
+            hint=", or one with RECURRA_CACHE",
+        )
     return Surroundings(
         storage=common.storage,
         tracking_uri=common.tracking_uri,

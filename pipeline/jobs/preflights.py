@@ -285,8 +285,9 @@ def _paths(submission: Submission) -> list[str]:
 
 
 def _folders(variables: Mapping[str, str]) -> Iterator[str]:
-    if storage := variables.get("RECURRA_STORAGE"):
-        yield storage
+    storage = variables.get("RECURRA_STORAGE", "")
+    if place := variables.get("RECURRA_CACHE") if "://" in storage else storage:
+        yield place
     artifacts = urlsplit(variables.get("RECURRA_ARTIFACTS", ""))
     if artifacts.scheme == "file":
         yield artifacts.path
