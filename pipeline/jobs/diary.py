@@ -242,6 +242,8 @@ class Diary:
         Raises:
             BusyError: another process leads it, and was heard of within the last minute.
         """
+        from sqlalchemy.exc import IntegrityError
+
         table, owner = self._leases.c, f"{socket.gethostname()}, process {os.getpid()}"
         with self._change() as connection:
             held = connection.execute(self._leases.select().where(table.name == name)).mappings().first()
@@ -253,7 +255,10 @@ class Diary:
             token = 1 + (held["token"] if held is not None else 0)
             values = {"owner": owner, "token": token, "heartbeat": now}
             if held is None:
-                connection.execute(self._leases.insert().values(name=name, **values))
+                try:
+                    connection.execute(self._leases.insert().values(name=name, **values))
+                except IntegrityError as error:  # of two that come first at once, one
+                    raise BusyError(f"Another process has just begun to lead schedule {name!r}.") from error
             else:
                 # Two that come at once read the same token, and one of them changes no row.
                 changed = connection.execute(
