@@ -13,6 +13,7 @@ from typing import Any
 
 from components.errors import RecurraError
 from conf.schema import Settings, TokenInput
+from pipeline import exposures
 from pipeline.backends import cluster, tracking
 from pipeline.backends.workspace import check_storage, nearest_existing
 from pipeline.run import Surroundings, resources
@@ -90,7 +91,10 @@ def local_gpus() -> list[str]:
 
 
 def doctor(around: Surroundings) -> tuple[list[dict[str, Any]], bool]:
-    """Facts about this installation as rows of what and found, and whether all is well."""
+    """Facts about this installation as rows of what and found, and whether all is well.
+
+    What stands open has the status `open` and a hint; that alone is not unhealthy.
+    """
     facts: dict[str, str] = {"Python": platform.python_version()}
     facts |= {library: metadata.version(library) for library in LIBRARIES}
     healthy = True
@@ -101,7 +105,11 @@ def doctor(around: Surroundings) -> tuple[list[dict[str, Any]], bool]:
     free = shutil.disk_usage(nearest_existing(around.storage)).free
     facts |= ray_facts | {"tracker": tracker, "disk": f"{free / 2**30:.1f} GiB free at {around.storage}"}
     healthy = ray_well and tracker_well and free >= LOW_DISK_BYTES
-    return [{"what": what, "found": found} for what, found in facts.items()], healthy
+    rows: list[dict[str, Any]] = [
+        {"what": what, "found": found, "status": "", "hint": ""} for what, found in facts.items()
+    ]
+    open_doors = exposures.exposures(address=around.address, tracking_uri=around.tracking_uri)
+    return [*rows, *exposures.as_rows(open_doors)], healthy
 
 
 def _examine_tensorflow() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The documents are true: generated pages are fresh, links lead somewhere, every name in them exists."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -139,3 +140,17 @@ def test_every_setting_of_networks_and_training_has_its_place_in_the_guide(root:
 def test_every_setting_is_named(root: Path) -> None:
     text = (root / "docs" / "reference" / "settings.md").read_text("utf8")
     assert set(keys(Settings)) == set(keys_named(text))
+
+
+def test_every_test_that_a_page_names_is_there(root: Path) -> None:
+    defined = {
+        node.name
+        for path in (root / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    for page in sorted((root / "docs").rglob("*.md")):
+        for name in re.findall(r"\b(test_\w+)(?![\w.])", page.read_text("utf8")):
+            stem = name.removeprefix("test_")
+            is_file = any((root / "tests").rglob(f"test_{stem}.py"))
+            assert name in defined or is_file, f"{page.relative_to(root)} names {name}"

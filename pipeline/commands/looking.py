@@ -133,6 +133,9 @@ def doctor(
         common.console.result("", {"healthy": healthy, "facts": rows})
     else:
         common.console.table("", ["what", "found"], [[row["what"], row["found"]] for row in rows])
+        for row in rows:
+            if row["status"] == "open":
+                common.console.warn(f"{row['what']}: {row['found']}. {row['hint']}")
     sys.exit(0 if healthy else 3)
 
 

@@ -10,8 +10,10 @@ goes before them. Other schemes that pyarrow knows (gs, abfs, hdfs) take their o
 import contextlib
 import functools
 import importlib
+import ipaddress
 import os
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -36,6 +38,9 @@ GCS_SCHEMES = ("gs", "gcs")
 # There the name before the `@` is a container's, and only what follows its colon is secret.
 AZURE_SCHEMES = ("abfs", "abfss")
 S3_KEYS = ("region", "scheme", "endpoint_override", "allow_bucket_creation", "allow_bucket_deletion")
+
+# Where clouds answer a machine's questions, beside all of 169.254.0.0/16 and fe80::/10.
+METADATA = (ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200"))
 
 # Three attempts that get no answer end within 30 seconds; a URL's own strategy tries for 100.
 NUM_ATTEMPTS = 3
@@ -93,8 +98,13 @@ def parse(url: str) -> Address:
 
 
 def connect(url: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URL, and the path of its key there. See `refusals` for what goes wrong."""
+    """The file system of a URL, and the path of its key there. See `refusals` for what goes wrong.
+
+    Raises:
+        DataError: it leads to an address of the network's own, where clouds give credentials away.
+    """
     address = parse(url)
+    _refuse_link_local(address)
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     store, base = _connected(address.url(""), environment)
     if isinstance(store, fs.PyFileSystem):
@@ -127,6 +137,32 @@ def refusals(url: str) -> Iterator[None]:
             raise StorageError(f"{address.shown}: the store refuses: {reason}", hint=hint) from None
         hint = "Check the network and the endpoint, as in AWS_ENDPOINT_URL."
         raise StorageError(f"{address.shown}: the store cannot be reached: {reason}", hint=hint) from None
+
+
+def _refuse_link_local(address: Address) -> None:
+    """Server-side request forgery: settings of a stranger must not read what only this machine can."""
+    options = dict(parse_qsl(address.query.lstrip("?")))
+    for place in (address.host, options.get("endpoint_override", "")):
+        host = place.rpartition("://")[2].partition("/")[0]
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if name and any(_is_link_local(found) for found in _addresses(name)):
+            raise _problem(address.shown, f"{name} is an address of this machine's network itself")
+
+
+def _addresses(name: str) -> list[str]:
+    """What a host's name leads to; a bucket's name leads nowhere."""
+    if "." not in name and ":" not in name and not name.isdigit():
+        return []
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(name, None)]
+    except OSError:
+        return []
+
+
+def _is_link_local(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None) or found
+    return mapped.is_link_local or mapped in METADATA
 
 
 def _problem(shown: str, message: str) -> DataError:

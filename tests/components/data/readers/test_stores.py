@@ -1,5 +1,7 @@
 """What a URL of an object store says, and what is never shown; test_paths asks a real server."""
 
+import socket
+
 import pytest
 
 from components.data.readers import stores
@@ -64,3 +66,28 @@ def test_a_scheme_that_nobody_knows_is_refused() -> None:
     url = "nowhere://bucket/a.csv"
     with pytest.raises(DataError, match="nowhere:// is not known"), stores.refusals(url):
         stores.connect(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data/a.csv",
+        "http://[fd00:ec2::254]/latest/a.csv",
+        "http://[::ffff:169.254.169.254]/a.csv",
+        "http://2852039166/a.csv",
+        "s3://bucket/a.parquet?endpoint_override=169.254.169.254:80&scheme=http",
+        "s3://bucket/a.parquet?endpoint_override=http://100.100.100.200",
+    ],
+)
+def test_addresses_where_clouds_give_credentials_away_are_refused(url: str) -> None:
+    with pytest.raises(DataError, match="an address of this machine's network itself") as caught:
+        stores.connect(url)
+    assert caught.value.exit_code == 2
+
+
+def test_a_name_that_leads_there_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No name server of the tests' own.
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, port: found)
+    with pytest.raises(DataError, match=r"innocent\.example\.org is an address of this machine's network"):
+        stores.connect("http://innocent.example.org/a.csv")
