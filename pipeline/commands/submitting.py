@@ -2,17 +2,21 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.commands.options import (
+    POD_OPTIONS,
     Common,
     Real,
     common_options,
     gpu_option,
     install_signals,
+    kubernetes_options,
+    load_settings,
     override_option,
     place_variables,
     search_options,
@@ -67,6 +71,13 @@ _job_argument = click.argument("job", metavar="ID")
     "--cancel-on-interrupt", is_flag=True, help="Ctrl-C and SIGTERM stop the job instead of leaving it."
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be sent; touch nothing.")
+@click.option(
+    "--print",
+    "manifest",
+    type=click.Choice(["kubernetes"]),
+    help="Print a RayJob that does the same on Kubernetes instead.",
+)
+@with_parameters(*kubernetes_options)
 @common_options
 def submit(
     conf: Sequence[Path],
@@ -78,10 +89,16 @@ def submit(
     stop_grace: int,
     no_follow: bool,
     dry_run: bool,
+    manifest: str | None,
     common: Common,
     **asked: Any,
 ) -> None:
     """Send a command to a Ray cluster as a job, through its dashboard (--address http://host:8265)."""
+    pods = {option: asked.pop(option) for option in POD_OPTIONS}
+    if manifest is not None:
+        words = _options(command, asked)
+        _print(conf, overrides, command, words, pods=pods, stop_grace=stop_grace, common=common)
+        return
     from pipeline.jobs import submissions
     from pipeline.jobs.submit import Manner, show
     from pipeline.jobs.submit import submit as send
@@ -113,6 +130,35 @@ def submit(
         require_gpu=asked["require_gpu"],
     )
     sys.exit(send(submission, address=common.address or "", manner=manner, console=common.console))
+
+
+def _print(
+    conf: Sequence[Path],
+    overrides: Sequence[str],
+    command: str,
+    words: Sequence[str],
+    *,
+    pods: Mapping[str, Any],
+    stop_grace: int,
+    common: Common,
+) -> None:
+    from pipeline.jobs import kubernetes
+
+    common.refuse_store("--print kubernetes", "names a folder for the runs")
+    settings = load_settings(conf, overrides)
+    # A RayJob does not change once it is there, so each one printed has a name of its own.
+    text = kubernetes.submitted(
+        f"{settings.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}",
+        settings=settings,
+        conf=conf,
+        overrides=overrides,
+        variables=place_variables(common),
+        options=pods,
+        command=command,
+        arguments=words,
+        stop_grace=float(stop_grace),
+    )
+    common.console.result(text, {"manifest": text})
 
 
 def _options(command: str, asked: Mapping[str, Any]) -> list[str]:

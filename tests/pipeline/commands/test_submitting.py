@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.end_to_end.test_cluster import free_port
 from tests.pipeline.conftest import call, failure, listing
@@ -76,3 +77,18 @@ def test_what_cannot_be_submitted_is_refused_before_anything_is_sent(
     assert said in found["error"]
     assert "S3CR3T" not in found["error"]
     assert listing(place) == ["lines.parquet", "lines.yaml"]
+
+
+def test_for_kubernetes_a_run_is_printed_under_a_name_of_its_own(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["lines.yaml", "--print", "kubernetes", "--image", "recurra:cpu", "--command", "train", "--json"]
+    said = failure(capsys, "submit", *given)
+    assert "--tracking-uri" in said["error"] and "data.path" in said["error"]
+    given += ["--claim", "data", "--tracking-uri", "http://mlflow:5000"]
+    assert call("submit", *given) == 0
+    settings, job = YAML(typ="safe").load_all(json.loads(capsys.readouterr().out)["manifest"])
+    assert (settings["kind"], job["kind"]) == ("ConfigMap", "RayJob")
+    assert job["metadata"]["name"].startswith("recurra-lines-2")
+    assert "recurra train" in job["spec"]["entrypoint"]
+    assert failure(capsys, "submit", *given, "--override", "so be it")["exit_code"] == 2
