@@ -320,3 +320,34 @@ def test_a_trial_that_is_adopted_is_frozen_at_the_epoch_it_was_judged_by(tmp_pat
     assert valid["loss"] == pytest.approx(summary["scaling"]["loss"], abs=1e-6)
     assert not list(run.folder.checkpoints.glob("step-*"))
     assert (trial / "best").exists()
+
+
+def test_b35_a_rare_label_and_padding_weigh_what_they_should(tmp_path: Path) -> None:
+    rows = lines()
+    for number, labels in enumerate(rows["labels"]):
+        rows["labels"][number] = ["rare" if (number + step) % 17 == 0 else "O" for step in range(len(labels))]
+    run = start(tmp_path, rows, train={"epochs": 1, "learning_rate": 1e-9, "class_weights": "balanced"})
+    run.train()
+    (entry,) = history(run)
+    training = [number for number, fold in enumerate(rows["fold"]) if fold > 1]
+    predictor = bundles.open(run.folder.bundle)
+    labels = list(predictor.encoding.labels)
+    said = predictor.predict({"frames": [rows["frames"][number] for number in training]}, distribution=True)
+    truth = [labels.index(label) for number in training for label in rows["labels"][number]]
+    counts = np.bincount(truth)
+    assert counts[labels.index("rare")] < 0.1 * len(truth)
+    weights = (len(truth) / (2 * counts))[truth]
+    steps = [step for each in said["distribution"] for step in each]
+    nats = -np.log([step[label] for step, label in zip(steps, truth, strict=True)])
+    assert entry["loss"] == pytest.approx((weights * nats).sum() / weights.sum(), abs=1e-5)
+
+
+def test_b35_a_label_of_validation_alone_is_named_before_training(tmp_path: Path) -> None:
+    rows = lines()
+    rows["labels"][1] = ["of validation"] * len(rows["labels"][1])
+    assert rows["fold"][1] == 1
+    told = (
+        "row 1, column labels, step 0: the label 'of validation' stands in 1 held-out row and in no training"
+    )
+    with pytest.raises(DataError, match=told):
+        start(tmp_path, rows)
