@@ -15,6 +15,7 @@ import pytest
 from tests.reliability import chance as chance
 from tests.reliability import mark_faults
 from tests.reliability import pytest_addoption as pytest_addoption
+from tests.reliability import pytest_runtest_logreport as pytest_runtest_logreport
 from tests.reliability import pytest_runtest_makereport as pytest_runtest_makereport
 from tests.reliability import pytest_sessionfinish as pytest_sessionfinish
 

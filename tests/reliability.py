@@ -33,9 +33,10 @@ FAULTS: Mapping[str, str] = {
     "clock moved by an hour": "no slot lost, none doubled",
     "scheduler killed": "its run goes on; no slot lost, none doubled",
     "head node lost": "the command ends with exit 3; the next cluster goes on from the storage",
-    "a node lost": "another machine goes on from the last checkpoint",
     "all trials fail": "exit 2, the first traceback once, nothing registered",
 }  # fmt: skip
+
+COMMAND = "scripts/test -m chaos -n 2 --dist loadfile --reliability docs/reliability.md"
 
 _outcomes: dict[str, list[tuple[str, str, float]]] = {}
 
@@ -64,20 +65,24 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Keep what became of each test of a fault."""
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Say with the report of a test which fault it is of; it may go to another process."""
     report = yield
-    for marker in item.iter_markers("fault"):
-        if report.when == "call" or report.outcome != "passed":
-            found = (item.nodeid, report.outcome, report.duration)
-            _outcomes.setdefault(marker.args[0], []).append(found)
+    report.user_properties += [("fault", marker.args[0]) for marker in item.iter_markers("fault")]
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what became of each test of a fault."""
+    if report.when == "call" or report.outcome != "passed":
+        for row in dict.fromkeys(row for name, row in report.user_properties if name == "fault"):
+            _outcomes.setdefault(row, []).append((report.nodeid, report.outcome, report.duration))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the page, where one was asked for."""
     path = session.config.getoption("--reliability")
-    if path is not None:
+    if path is not None and not hasattr(session.config, "workerinput"):
         path.write_text(page(_outcomes, seed=session.config.getoption("--seed")), "utf8")
 
 
@@ -87,10 +92,13 @@ def page(outcomes: Mapping[str, list[tuple[str, str, float]]], *, seed: int) -> 
     lines = [
         "# Reliability",
         "",
-        "What goes wrong in production, brought about on purpose with real processes, signals and files, and",
-        "what has to come of it. `pytest -m chaos --reliability docs/reliability.md` wrote this page: "
-        f"{datetime.date.today()}, seed {seed},",
-        f"Python {platform.python_version()}, {libraries}. `--seed` draws other moments.",
+        "What goes wrong in production, brought about on purpose with real processes, signals and files, and what",
+        f"has to come of it. Written on {datetime.date.today()} with seed {seed}, Python {platform.python_version()},",
+        f"{libraries}, by",
+        "",
+        "```",
+        f"{COMMAND} --seed {seed}",
+        "```",
         "",
         "| fault | what has to come of it | tests | outcome |",
         "|---|---|---|---|",

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from conf.schema import Section, Settings
 from conf.spaces import Dimension
+from tests.reliability import FAULTS
 
 PACKAGES = ("pipeline", "components", "conf")
 SCRIPTS = (".ci/run", "docker/make-secrets", "scripts/demo", "scripts/setup", "scripts/test")
@@ -216,3 +217,12 @@ def test_scripts_can_be_run(root: Path, name: str) -> None:
     path = root / name
     assert path.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_every_fault_of_the_table_has_a_test(root: Path) -> None:
+    named = {
+        row
+        for path in (root / "tests").rglob("test_*.py")
+        for row in re.findall(r"mark\.fault\(\"([^\"]+)\"\)", path.read_text("utf8"))
+    }
+    assert named == set(FAULTS)

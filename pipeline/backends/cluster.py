@@ -26,6 +26,7 @@ from components.errors import ClusterError, RecurraError
 CONNECT_SECONDS = 10.0
 IMPOSSIBLE_SECONDS = 20.0
 START_SECONDS = 120.0
+HEAD_SECONDS = 5.0  # of silence, after which the head is asked for
 TOKEN = Path("~/.ray/auth_token")
 PACKAGES = ("conf", "components", "pipeline")
 
@@ -35,6 +36,10 @@ WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore"}
 
 class WorkerLost(ClusterError):
     """The process that held TensorFlow died: killed, out of memory, or its node went away."""
+
+
+class ClusterLost(ClusterError):
+    """The head of the cluster is gone, and with it everything that ran there."""
 
 
 class Future:
@@ -76,12 +81,15 @@ class Worker:
 
         references = self.begin(function, kwargs)
         while True:
-            if not ray.wait([references], timeout=patience, fetch_local=False)[0]:
-                ray.kill(self._actor)
-                raise WorkerLost(
-                    f"A worker process gave no sign of life for {patience:.0f} s.",
-                    hint="Does a disk or a GPU hold it up? train.hang_seconds says how long is too long.",
-                )
+            begun = time.monotonic()
+            while not ray.wait([references], timeout=HEAD_SECONDS, fetch_local=False)[0]:
+                require_head()
+                if patience is not None and time.monotonic() - begun > patience:
+                    ray.kill(self._actor)
+                    raise WorkerLost(
+                        f"A worker process gave no sign of life for {patience:.0f} s.",
+                        hint="Does a disk or a GPU hold it up? train.hang_seconds says how long is too long.",
+                    )
             try:
                 reference = next(references)
             except StopIteration:
@@ -129,7 +137,8 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ray is not None:
+        # Without its head Ray waits in vain, and ends this process before it could say why.
+        if self._ray is not None and kind is not ClusterLost:
             self._ray.shutdown()
 
     def task(self, function: Callable[..., Any], **kwargs: Any) -> Future:
@@ -172,6 +181,7 @@ class Cluster:
 
     def replacement(self, lost: Worker) -> Worker:
         """A fresh TensorFlow process in place of one of `workers` that died."""
+        require_head()
         if lost is self._worker:
             return self.replace_worker()
         worker = self._new_worker()
@@ -191,6 +201,7 @@ class Cluster:
 
     def replace_worker(self) -> Worker:
         """A fresh TensorFlow process in place of one that was lost."""
+        require_head()
         self._worker = None
         return self.worker()
 
@@ -384,6 +395,33 @@ def _not_started(error: Exception) -> ClusterError:
     return ClusterError(
         f"Ray could not be started on this machine: {_first_line(error)}",
         hint="Is it very busy, or short of memory or disk (`recurra doctor`)? The same command goes on.",
+    )
+
+
+def require_head() -> None:
+    """See that the head of the attached cluster still answers.
+
+    Ray itself ends the process, without a word of ours, a minute after it lost the head (2.60).
+
+    Raises:
+        ClusterLost: it does not.
+    """
+    import ray
+
+    if not ray.is_initialized() or ray.util.client.ray.is_connected():
+        return
+    address = ray.get_runtime_context().gcs_address
+    host, _, port = address.rpartition(":")
+    for attempt in range(3):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_SECONDS).close()
+            return
+        except OSError as error:
+            said = error.strerror or str(error)
+            time.sleep(attempt)
+    raise ClusterLost(
+        f"The cluster was lost: its head at {address} does not answer any more ({said}).",
+        hint="The same command goes on from the last checkpoint, on the next cluster.",
     )
 
 
