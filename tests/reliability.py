@@ -92,9 +92,9 @@ def page(outcomes: Mapping[str, list[tuple[str, str, float]]], *, seed: int) -> 
     lines = [
         "# Reliability",
         "",
-        "What goes wrong in production, brought about on purpose with real processes, signals and files, and what",
-        f"has to come of it. Written on {datetime.date.today()} with seed {seed}, Python {platform.python_version()},",
-        f"{libraries}, by",
+        "What goes wrong in production, brought about on purpose with real processes, signals and files, and",
+        f"what has to come of it. Written on {datetime.date.today()} with seed {seed}, Python",
+        f"{platform.python_version()}, {libraries}, by",
         "",
         "```",
         f"{COMMAND} --seed {seed}",
