@@ -83,6 +83,7 @@ def wait_for_published_step(files: FileSystem, process: "subprocess.Popen[str]")
     raise AssertionError("no checkpoint was published within two minutes")
 
 
+@pytest.mark.fault("kill -9 of the driver")
 def test_kill_9_then_the_same_command_with_nothing_but_the_bucket_equals_an_undisturbed_run(
     tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,8 @@ def test_finished_runs_are_reused_and_used_from_an_empty_cache(
     assert len(manifests(store_files, "/runs/")) == 2
 
 
+@pytest.mark.fault("kill -9 of the driver")
+@pytest.mark.thorough
 def test_a_search_goes_on_elsewhere_and_trains_no_ended_trial_again(
     tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
