@@ -1,9 +1,9 @@
 """The fault suite: what goes wrong, what has to come of it, and the page of what did.
 
 @pytest.mark.fault("kill -9 of the driver")      a row of FAULTS; such a test is also marked `chaos`
-@pytest.mark.thorough                            it runs with the fault suite only
+@pytest.mark.thorough                            takes long: `scripts/test` without arguments leaves it out
 
-pytest -m chaos --seed 7 --reliability docs/reliability.md
+scripts/test -m chaos -n 2 --dist loadfile --seed 7 --reliability docs/reliability.md
 """
 
 import datetime

@@ -109,7 +109,7 @@ def test_kill_9_of_the_training_process_is_survived_within_the_same_run(
     ("number", "code"),
     [
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.fault("SIGTERM")),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.fault("Ctrl-C")),
+        pytest.param(signal.SIGINT, 130, marks=[pytest.mark.fault("Ctrl-C"), pytest.mark.thorough]),
     ],
 )
 def test_a_signal_checkpoints_and_the_same_command_goes_on(

@@ -37,13 +37,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.fault("kill -9 of a training worker")
-@pytest.mark.parametrize(
-    ("number", "said"),
-    [
-        (signal.SIGKILL, "died"),
-        pytest.param(signal.SIGTERM, "told to end", marks=pytest.mark.thorough),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "died"), (signal.SIGTERM, "told to end")])
 def test_a_signal_to_one_of_two_workers_ends_where_one_undisturbed_process_ends(
     place: Place, alone: Path, number: int, said: str
 ) -> None:

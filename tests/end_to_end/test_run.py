@@ -170,6 +170,8 @@ def test_a_loss_that_is_no_number_fails_the_run_and_registers_nothing(place: Pla
     assert place.run("models", "words", code=2).stderr
 
 
+@pytest.mark.fault("two retrains at once")
+@pytest.mark.thorough
 def test_three_runs_started_together_in_an_empty_folder_all_arrive(place: Place) -> None:
     started = [place.start("run", "words.yaml", "--json", "-q") for _ in range(3)]
     outcomes = []

@@ -258,6 +258,7 @@ def recurra(services: Services, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.thorough
 def test_the_services_train_register_and_keep_a_schedule(services: Services) -> None:
     import pyarrow.parquet as pq
 

@@ -465,6 +465,7 @@ def test_a_server_decides_where_files_go(tmp_path, uri):
     assert Store("postgresql://db/mlflow", beside=tmp_path).artifacts == (tmp_path / "mlartifacts").as_uri()
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("MLflow away, failing or slow")
 @pytest.mark.slow
 def test_what_was_left_unsent_is_sent_later(tmp_path, port):

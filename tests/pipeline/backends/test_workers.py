@@ -121,6 +121,8 @@ def test_when_one_is_killed_all_start_again(stream: Any, tmp_path: Path) -> None
     assert warnings == ["Training worker 1 died. All workers start again from the last checkpoint."]
 
 
+@pytest.mark.fault("out of memory, or killed for it")
+@pytest.mark.thorough
 def test_workers_that_keep_dying_end_it(stream: Any, tmp_path: Path) -> None:
     with pytest.raises(WorkerLost, match="lost more than 1 times"):
         stream(fall, folder=tmp_path, times=9)
