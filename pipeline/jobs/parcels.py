@@ -29,7 +29,7 @@ from pipeline.backends.cluster import PACKAGES, package_folder
 MAX_BYTES = 95 << 20
 NUM_LARGEST = 10
 
-CODE = (".py", ".yaml", ".yml", ".j2", ".txt")
+CODE = (".py", ".yaml", ".yml", ".j2", ".css", ".txt")
 DATA = (
     *(".arrow", ".conll", ".conllu", ".csv", ".feather", ".jsonl", ".parquet", ".ts", ".tsv", ".vec"),
     *(".bz2", ".gz", ".tar", ".xz", ".zip", ".zst"),

@@ -50,6 +50,15 @@ def test_settings_without_modules_of_their_own_send_recurra_alone(folder: Path) 
     assert parcel.largest[0][1] == max(parcel.sizes.values())
 
 
+def test_every_file_of_ours_is_sent(folder: Path, root: Path) -> None:
+    parcel = parcels.pack(line_settings(folder / "rows.parquet"), own={})
+    packages = ["pipeline", "components", "conf"]
+    listed = subprocess.run(
+        ["git", "ls-files", *packages], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert set(listed) - parcel.files.keys() == set()
+
+
 @pytest.mark.slow
 def test_what_is_sent_runs_where_recurra_is_not_installed(tmp_path: Path) -> None:
     parcels.pack(line_settings(tmp_path / "rows.parquet"), own={}).write(tmp_path / "job")

@@ -87,7 +87,9 @@ def test_a_stop_that_is_asked_for_raises_after_a_checkpoint_and_leaves_no_bundle
     run = start(tmp_path)
 
     class Stopped(InProcess):
-        def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+        def stream(
+            self, function: Callable[..., Iterator[Any]], *, patience: float | None = None, **kwargs: Any
+        ) -> Iterator[Any]:
             for progress in function(**kwargs):
                 yield progress
                 run.folder.stop.touch()  # as the first signal does
@@ -107,7 +109,9 @@ def test_a_worker_that_dies_is_replaced_and_the_result_is_the_same(
     deaths = iter([1, 2])
 
     class Mortal(InProcess):
-        def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+        def stream(
+            self, function: Callable[..., Iterator[Any]], *, patience: float | None = None, **kwargs: Any
+        ) -> Iterator[Any]:
             last = next(deaths, None)
             for number, progress in enumerate(function(**kwargs)):
                 if number == last:
@@ -128,7 +132,9 @@ def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
     streams = []
 
     class Dying(InProcess):
-        def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+        def stream(
+            self, function: Callable[..., Iterator[Any]], *, patience: float | None = None, **kwargs: Any
+        ) -> Iterator[Any]:
             streams.append(function)
             raise WorkerLost("A worker process died: out of memory.")
 
@@ -143,7 +149,9 @@ def test_a_loss_that_is_no_number_leaves_no_bundle(tmp_path: Path) -> None:
     run = start(tmp_path)
 
     class Diverging(InProcess):
-        def stream(self, function: Callable[..., Iterator[Any]], **kwargs: Any) -> Iterator[Any]:
+        def stream(
+            self, function: Callable[..., Iterator[Any]], *, patience: float | None = None, **kwargs: Any
+        ) -> Iterator[Any]:
             (kwargs["data"] / "encoding.json").write_text(spoilt, "utf8")
             return function(**kwargs)
 
