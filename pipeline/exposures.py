@@ -24,6 +24,7 @@ from pipeline.backends.cluster import TOKEN
 
 DASHBOARD_PORT = 8265
 ASK_SECONDS = 3.0
+REFUSED = (401, 403)  # any other answer says nothing of who is let in
 # What setup.cfg asks of the library here; older servers lack guards such as a list of allowed hosts.
 MLFLOW_FLOOR = (3, 17)
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN_PATH", "RECURRA_TOKEN_FILE")
@@ -50,10 +51,13 @@ def _dashboard(address: str | None) -> Iterator[Exposure]:
     host = _host(address)
     place = f"[{host}]" if ":" in host else host
     url = f"http://{place}:{DASHBOARD_PORT}"
+    if address is not None and address.startswith(("http://", "https://")):
+        parts = urlsplit(address)
+        url = f"{parts.scheme}://{place}" + (f":{parts.port}" if parts.port else "")
     answer = _ask(f"{url}/api/jobs/")
-    if answer is None:
+    if answer is None or answer[0] not in (200, *REFUSED):
         return
-    if answer[0] != 200:
+    if answer[0] in REFUSED:
         yield Exposure("Ray's Jobs API", f"{url} asks for a token", "closed")
         return
     who = "users of this machine" if _is_loopback(host) else "whoever reaches it"
@@ -73,9 +77,9 @@ def _tracker(uri: str) -> Iterator[Exposure]:
     port = f":{parts.port}" if parts.port else ""
     bare = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path.rstrip('/')}"
     answer = _ask(f"{bare}/api/2.0/mlflow/registered-models/search?max_results=1")
-    if answer is None:
+    if answer is None or answer[0] not in (200, *REFUSED):
         return
-    if answer[0] != 200:
+    if answer[0] in REFUSED:
         yield Exposure("MLflow server", f"{bare} asks who is there", "closed")
     elif _is_loopback(host):
         yield Exposure("MLflow server", f"{bare} answers on this machine alone", "closed")

@@ -21,10 +21,12 @@ def verify(folder: Path) -> dict[str, Any]:
     """What bundle.json says, once every file has been found as it was written.
 
     Raises:
-        CorruptBundle: a file is missing, changed or not listed, or the format is not ours.
+        CorruptBundle: a file is missing, changed, not listed or a link, or the format is not ours.
     """
     about = _read(folder)
     listed: dict[str, str] = about["files"]
+    if links := sorted(path.name for path in folder.rglob("*") if path.is_symlink()):
+        raise CorruptBundle(f"{folder} holds links, which may lead elsewhere: {', '.join(links)}")
     there = files(folder)
     if missing := sorted(listed.keys() - there):
         raise CorruptBundle(f"{folder} lacks {', '.join(missing)}")

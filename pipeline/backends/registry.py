@@ -8,6 +8,7 @@ fetch    a version's bundle, its digest checked against the version's tag
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -340,13 +341,16 @@ class Registry:
         place = self._place(version)
         try:
             folder = Path(self._copied(f"{place}/artifacts/bundle", scratch))
+            # Compiled code has no checksum; whoever loads a model in place may leave some in the store.
+            for compiled in list(folder.rglob("__pycache__")):
+                shutil.rmtree(compiled)
             about = describe(folder)
         except (Refused, ModelError) as error:
             raise ModelError(
                 f"The files of {version.uri} cannot be used: {error}",
                 hint="Were they moved or deleted? Only models that recurra registered can be used here.",
             ) from error
-        if version.tags.get(DIGEST_TAG, about["digest"]) != about["digest"]:
+        if version.tags.get(DIGEST_TAG) != about["digest"]:
             raise ModelError(f"The files of {version.uri} are not those that were registered.")
         return folder
 

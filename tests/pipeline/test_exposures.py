@@ -67,6 +67,18 @@ def test_a_jobs_api_without_token_is_open(
     assert ("without a token" in seen["Ray's Jobs API"][1]) == (told == "open")
 
 
+def test_a_door_that_answers_otherwise_is_neither_open_nor_closed(door: Door) -> None:
+    door.status = 503
+    seen = found(None, f"http://127.0.0.1:{door.server_port}")
+    assert not {"Ray's Jobs API", "MLflow server"} & seen.keys()
+
+
+def test_an_address_of_a_dashboard_is_asked_as_it_is(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposures, "DASHBOARD_PORT", 1)
+    seen = found(f"http://127.0.0.1:{door.server_port}", "sqlite:////nowhere/none.db")
+    assert seen["Ray's Jobs API"][0] == "open"
+
+
 def test_a_server_for_this_machine_alone_is_closed_and_sees_no_password(door: Door) -> None:
     seen = found("10.255.255.1:1", f"http://me:S3CR3T@127.0.0.1:{door.server_port}")
     assert seen["MLflow server"] == (

@@ -41,6 +41,7 @@ S3_KEYS = ("region", "scheme", "endpoint_override", "allow_bucket_creation", "al
 
 # Where clouds answer a machine's questions, beside all of 169.254.0.0/16 and fe80::/10.
 METADATA = (ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200"))
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 by way of IPv6
 
 # Three attempts that get no answer end within 30 seconds; a URL's own strategy tries for 100.
 NUM_ATTEMPTS = 3
@@ -141,18 +142,24 @@ def refusals(url: str) -> Iterator[None]:
 
 def _refuse_link_local(address: Address) -> None:
     """Server-side request forgery: settings of a stranger must not read what only this machine can."""
-    options = dict(parse_qsl(address.query.lstrip("?")))
-    for place in (address.host, options.get("endpoint_override", "")):
-        host = place.rpartition("://")[2].partition("/")[0]
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if name and any(_is_link_local(found) for found in _addresses(name)):
+    places = [dict(parse_qsl(address.query.lstrip("?"))).get("endpoint_override", "")]
+    if address.scheme not in (*S3_SCHEMES, *GCS_SCHEMES, *AZURE_SCHEMES):  # there it is a bucket's name
+        places.append(address.host)
+    for name in filter(None, map(_host, places)):
+        if any(_is_link_local(found) for found in _addresses(name)):
             raise _problem(address.shown, f"{name} is an address of this machine's network itself")
 
 
+def _host(place: str) -> str:
+    """The host of `host:port`, without a scheme, a user and brackets."""
+    place = place.rpartition("://")[2].partition("/")[0].rpartition("@")[2]
+    if place.startswith("["):
+        return place[1:].partition("]")[0]
+    return place if place.count(":") > 1 else place.partition(":")[0]
+
+
 def _addresses(name: str) -> list[str]:
-    """What a host's name leads to; a bucket's name leads nowhere."""
-    if "." not in name and ":" not in name and not name.isdigit():
-        return []
+    """What a host's name, or a number in any notation, leads to."""
     try:
         return [str(found[4][0]) for found in socket.getaddrinfo(name, None)]
     except OSError:
@@ -161,6 +168,8 @@ def _addresses(name: str) -> list[str]:
 
 def _is_link_local(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
+    if found in NAT64:
+        found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
     mapped = getattr(found, "ipv4_mapped", None) or found
     return mapped.is_link_local or mapped in METADATA
 

@@ -33,6 +33,14 @@ def test_code_compiled_on_loading_is_no_change(sealed):
     seals.verify(sealed)
 
 
+def test_a_link_that_may_lead_elsewhere_is_refused(sealed):
+    elsewhere = sealed.parent / "elsewhere"
+    (sealed / "model" / "weights").rename(elsewhere)
+    (sealed / "model" / "weights").symlink_to(elsewhere)
+    with pytest.raises(seals.CorruptBundle, match="links, which may lead elsewhere: weights"):
+        seals.verify(sealed)
+
+
 @pytest.mark.parametrize("content", [b"\x00\x02", b"\x00", b""])
 def test_a_changed_or_cut_file_is_named(sealed, content):
     (sealed / "model" / "weights").write_bytes(content)

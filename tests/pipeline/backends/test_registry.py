@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -124,6 +125,23 @@ def test_a_versions_bundle_is_fetched_whole_and_gone_afterwards(registry, words,
         assert bundles.describe(bundle)["digest"] == bundles.describe(words.bundle)["digest"]
         assert tmp_path in bundle.parents
     assert list(tmp_path.iterdir()) == []
+
+
+def test_code_compiled_in_the_store_is_not_taken_along(registry, log, place, tmp_path):
+    version = log("compiled")
+    files = place / "mlartifacts" / "words" / "models" / version.model / "artifacts"
+    code = files / "artifacts" / "bundle" / "code"
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "predictor.cpython-311.pyc").write_bytes(b"anything")
+    with registry.fetch(version.version, parent=tmp_path) as bundle:
+        assert not list(bundle.rglob("__pycache__"))
+
+
+def test_a_version_that_lost_its_digest_is_not_trusted(registry, log):
+    version = log("bare")
+    bare = replace(version.version, tags={})
+    with pytest.raises(ModelError, match="not those that were registered"), registry.fetch(bare):
+        pass
 
 
 def test_files_beside_the_bundle_are_fetched_as_far_as_they_are_there(registry, words):

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components import bundles
 from components.errors import ClusterError, DataError
 from pipeline.backends import workspace
-from pipeline.backends.registry import RUN_TAG, Registry
+from pipeline.backends.registry import DIGEST_TAG, RUN_TAG, Registry
 from pipeline.backends.signals import Signals
 from pipeline.backends.tracking import Store
 from pipeline.jobs import live
@@ -35,6 +36,7 @@ def made(evaluated, tmp_path_factory):
     tags = {
         SOURCES_TAG: workspace.fingerprint(sources), ROWS_TAG: "120", METRICS_TAG: json.dumps(scores),
         RUN_TAG: evaluated.folder.run_id,
+        DIGEST_TAG: bundles.describe(evaluated.folder.bundle)["digest"],
     }  # fmt: skip
     store = Store(f"sqlite:///{folder}/mlflow.db")
     store.call(lambda client: client.create_registered_model("lines"))
