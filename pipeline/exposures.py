@@ -7,9 +7,12 @@
 Nothing is changed, and no secret is sent: every door is tried as a stranger would try it.
 """
 
+import contextlib
+import http.client
 import ipaddress
 import json
 import os
+import socket
 import stat
 import urllib.error
 import urllib.request
@@ -19,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pipeline.backends.addresses import redact, sqlite_path
+from pipeline.backends.addresses import PORTS, redact, sqlite_path
 from pipeline.backends.cluster import TOKEN
 
 DASHBOARD_PORT = 8265
@@ -27,6 +30,8 @@ ASK_SECONDS = 3.0
 REFUSED = (401, 403)  # any other answer says nothing of who is let in
 # What setup.cfg asks of the library here; older servers lack guards such as a list of allowed hosts.
 MLFLOW_FLOOR = (3, 17)
+# Reserved for documentation: asking which address would be used to reach them sends nothing.
+ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN_PATH", "RECURRA_TOKEN_FILE")
 
 Status = Literal["closed", "open"]
@@ -48,19 +53,18 @@ def exposures(*, address: str | None, tracking_uri: str) -> list[Exposure]:
 
 
 def _dashboard(address: str | None) -> Iterator[Exposure]:
-    host = _host(address)
-    place = f"[{host}]" if ":" in host else host
-    url = f"http://{place}:{DASHBOARD_PORT}"
+    host, port, scheme = _host(address), DASHBOARD_PORT, "http"
     if address is not None and address.startswith(("http://", "https://")):
         parts = urlsplit(address)
-        url = f"{parts.scheme}://{place}" + (f":{parts.port}" if parts.port else "")
+        scheme, port = parts.scheme, parts.port or PORTS[parts.scheme]
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     answer = _ask(f"{url}/api/jobs/")
     if answer is None or answer[0] not in (200, *REFUSED):
         return
     if answer[0] in REFUSED:
         yield Exposure("Ray's Jobs API", f"{url} asks for a token", "closed")
         return
-    who = "users of this machine" if _is_loopback(host) else "whoever reaches it"
+    who = "users of this machine" if _is_private(host, port) else "whoever reaches it"
     yield Exposure(
         "Ray's Jobs API",
         f"{url} takes jobs from {who} without a token",
@@ -81,7 +85,7 @@ def _tracker(uri: str) -> Iterator[Exposure]:
         return
     if answer[0] in REFUSED:
         yield Exposure("MLflow server", f"{bare} asks who is there", "closed")
-    elif _is_loopback(host):
+    elif _is_private(host, parts.port or PORTS[parts.scheme]):
         yield Exposure("MLflow server", f"{bare} answers on this machine alone", "closed")
     else:
         yield Exposure(
@@ -124,7 +128,8 @@ def _file(what: str, path: Path, forbidden: int) -> Iterator[Exposure]:
         found = f"{path} can be {does} by others on this machine (mode {mode:04o})"
         yield Exposure(what, found, "open", f"chmod go-{'w' if does == 'written' else 'rwx'} {path}")
     else:
-        yield Exposure(what, f"{path} is for its owner (mode {mode:04o})", "closed")
+        does = "read" if forbidden & stat.S_IROTH else "written"
+        yield Exposure(what, f"{path} can be {does} by its owner alone (mode {mode:04o})", "closed")
 
 
 def _host(address: str | None) -> str:
@@ -143,6 +148,29 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_private(host: str, port: int) -> bool:
+    """Whether a server that answers here is for this machine alone: it may listen on other addresses, too."""
+    return _is_loopback(host) and not any(_listens(own, port) for own in _own_addresses())
+
+
+def _own_addresses() -> list[str]:
+    """Addresses under which other machines reach this one."""
+    found = []
+    for family, elsewhere in ELSEWHERE:
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))
+            found.append(str(probe.getsockname()[0]))
+    return [address for address in found if not _is_loopback(address)]
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=ASK_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def _ask(url: str) -> tuple[int, str] | None:
     """Status and beginning of the answer to a stranger; None where nobody answers in HTTP."""
     try:
@@ -150,7 +178,7 @@ def _ask(url: str) -> tuple[int, str] | None:
             return answer.status, answer.read(1000).decode("utf8", "replace")
     except urllib.error.HTTPError as error:
         return error.code, ""
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
 
 

@@ -1,5 +1,6 @@
 """Doors without a lock, tried on servers of the tests' own."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,8 +18,8 @@ class Door(ThreadingHTTPServer):
     daemon_threads = True
     status, version = 200, "3.20.0"
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), Answer)
         self.headers: list[dict[str, str]] = []
 
 
@@ -49,6 +50,8 @@ def nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, door: Door) ->
     """The dashboard's port is that of the tests' server, and no token lies in this machine's home."""
     monkeypatch.setattr(exposures, "DASHBOARD_PORT", door.server_port)
     monkeypatch.setattr(exposures, "TOKEN", tmp_path / "token")
+    # Another address of this machine's own: all of 127.0.0.0/8 is, on Linux.
+    monkeypatch.setattr(exposures, "_own_addresses", lambda: ["127.0.0.2"])
 
 
 def found(address: str | None, uri: str) -> dict[str, tuple[str, str]]:
@@ -98,6 +101,34 @@ def test_a_server_that_others_reach_is_open_unless_it_asks_who_is_there(
     assert found(None, uri)["MLflow server"][0] == "open"
     door.status = 401
     assert found(None, uri)["MLflow server"][0] == "closed"
+
+
+def test_a_server_here_that_listens_for_others_too_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Door("0.0.0.0") as wide:
+        threading.Thread(target=wide.serve_forever, daemon=True).start()
+        monkeypatch.setattr(exposures, "DASHBOARD_PORT", wide.server_port)
+        seen = found(None, f"http://127.0.0.1:{wide.server_port}")
+        wide.shutdown()
+    assert seen["MLflow server"][0] == "open"
+    assert "from whoever reaches it" in seen["Ray's Jobs API"][1]
+
+
+def test_what_does_not_speak_http_is_no_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greet(listening: socket.socket) -> None:
+        caller, _ = listening.accept()
+        with caller:
+            caller.recv(1000)
+            caller.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=greet, args=(listening,), daemon=True).start()
+        monkeypatch.setattr(exposures, "DASHBOARD_PORT", listening.getsockname()[1])
+        assert "Ray's Jobs API" not in found(None, f"sqlite:///{tmp_path}/none.db")
+
+
+def test_addresses_for_others_are_never_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert not any(address.startswith("127.") for address in exposures._own_addresses())
 
 
 def test_an_old_server_is_named(door: Door) -> None:

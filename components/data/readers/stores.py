@@ -41,6 +41,9 @@ S3_KEYS = ("region", "scheme", "endpoint_override", "allow_bucket_creation", "al
 
 # Where clouds answer a machine's questions, beside all of 169.254.0.0/16 and fe80::/10.
 METADATA = (ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200"))
+# Keys of a query that say where requests go.
+ENDPOINTS = ("endpoint_override", "blob_storage_authority", "dfs_storage_authority")
+ODD = re.compile(r"[#\\\s]")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 by way of IPv6
 
 # Three attempts that get no answer end within 30 seconds; a URL's own strategy tries for 100.
@@ -142,10 +145,16 @@ def refusals(url: str) -> Iterator[None]:
 
 def _refuse_link_local(address: Address) -> None:
     """Server-side request forgery: settings of a stranger must not read what only this machine can."""
-    places = [dict(parse_qsl(address.query.lstrip("?"))).get("endpoint_override", "")]
+    # Where a key stands twice, libraries differ in which one they take.
+    places = [value for key, value in parse_qsl(address.query.lstrip("?")) if key in ENDPOINTS]
     if address.scheme not in (*S3_SCHEMES, *GCS_SCHEMES, *AZURE_SCHEMES):  # there it is a bucket's name
         places.append(address.host)
     for name in filter(None, map(_host, places)):
+        if odd := ODD.search(name):
+            # Libraries do not agree on where such a host ends.
+            raise _problem(address.shown, f"received {odd[0]!r} in the name of a host, expected none")
+        if name.startswith("."):  # Azure's: it follows the account's name
+            name = address.host.partition(".")[0] + name
         if any(_is_link_local(found) for found in _addresses(name)):
             raise _problem(address.shown, f"{name} is an address of this machine's network itself")
 
@@ -162,7 +171,7 @@ def _addresses(name: str) -> list[str]:
     """What a host's name, or a number in any notation, leads to."""
     try:
         return [str(found[4][0]) for found in socket.getaddrinfo(name, None)]
-    except OSError:
+    except (OSError, UnicodeError):  # the latter of a label that is empty or too long
         return []
 
 

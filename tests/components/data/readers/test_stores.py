@@ -1,5 +1,6 @@
 """What a URL of an object store says, and what is never shown; test_paths asks a real server."""
 
+import re
 import socket
 
 import pytest
@@ -81,6 +82,9 @@ def test_a_scheme_that_nobody_knows_is_refused() -> None:
         "s3://bucket/a.parquet?endpoint_override=fd00:ec2::254",
         "s3://bucket/a.parquet?endpoint_override=169.254.169.254:80&scheme=http",
         "s3://bucket/a.parquet?endpoint_override=http://100.100.100.200",
+        "gs://bucket/a.csv?endpoint_override=169.254.169.254&endpoint_override=example.invalid",
+        "abfs://c@account.dfs.core.windows.net/a.csv?blob_storage_authority=169.254.169.254",
+        "abfs://c@account.dfs.core.windows.net/a.csv?dfs_storage_authority=169.254.169.254:80",
     ],
 )
 def test_addresses_where_clouds_give_credentials_away_are_refused(url: str) -> None:
@@ -89,9 +93,31 @@ def test_addresses_where_clouds_give_credentials_away_are_refused(url: str) -> N
     assert caught.value.exit_code == 2
 
 
-def test_a_name_that_leads_there_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", ["169.254.169.254#.example.org", "169.254.169.254\\.example.org"])
+def test_a_host_that_libraries_may_read_differently_is_refused(host: str) -> None:
+    with pytest.raises(DataError, match="in the name of a host") as caught:
+        stores.connect(f"http://{host}/a.csv")
+    assert caught.value.exit_code == 2
+
+
+def test_a_name_with_an_empty_part_is_no_fault_of_ours() -> None:
+    assert stores.connect("http://a..b/a.csv")[1] == "http://a..b/a.csv"
+
+
+AZURE = "abfs://c@account.dfs.core.windows.net/a.csv?blob_storage_authority="
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://innocent.example.org/a.csv", "innocent.example.org"),
+        ("http://metadata/a.csv", "metadata"),
+        (f"{AZURE}.example.org", "account.example.org"),
+    ],
+)
+def test_a_name_that_leads_there_is_refused_too(monkeypatch: pytest.MonkeyPatch, url: str, name: str) -> None:
     # No name server of the tests' own.
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda name, port: found)
-    with pytest.raises(DataError, match=r"innocent\.example\.org is an address of this machine's network"):
-        stores.connect("http://innocent.example.org/a.csv")
+    with pytest.raises(DataError, match=f"{re.escape(name)} is an address of this machine's network"):
+        stores.connect(url)
