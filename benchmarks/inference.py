@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -280,6 +281,11 @@ def main() -> None:
             if not given.no_commands:
                 lines.append(line(case, "command", commands(case, folder, given.runs)))
                 print("  ".join(lines[-1]), file=sys.stderr, flush=True)
+    show(lines)
+
+
+def show(lines: Sequence[Sequence[str]]) -> None:
+    """The table in Markdown, below the command, the date and the versions."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{library} {metadata.version(library)}" for library in LIBRARIES)
     print(f"```\npython {' '.join(sys.argv)}\n```\n")

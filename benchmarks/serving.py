@@ -10,11 +10,9 @@ answered. The servers take turns; a figure is the median of the runs.
 
 import argparse
 import contextlib
-import datetime
 import http.client
 import json
 import os
-import platform
 import signal
 import socket
 import statistics
@@ -25,7 +23,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.inference import LIBRARIES, OCR, prepare  # noqa: E402  the folder is no package elsewhere
+from benchmarks.inference import OCR, prepare, show  # noqa: E402  the folder is no package elsewhere
 
 STARTUP_SECONDS = 180
 HEAD = [
@@ -167,13 +164,7 @@ def main() -> None:
                     runs[name].append(load(port, bodies, clients=clients, seconds=given.seconds))
             lines.append(line(clients, runs, given.seconds))
             print("  ".join(lines[-1]), file=sys.stderr, flush=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = ", ".join(f"{library} {metadata.version(library)}" for library in LIBRARIES)
-    print(f"```\npython {' '.join(sys.argv)}\n```\n")
-    print(
-        f"{datetime.date.today():%d %B %Y}, {cores} cores, Python {platform.python_version()}, {versions}.\n"
-    )
-    print("\n".join("| " + " | ".join(row) + " |" for row in lines))
+    show(lines)
 
 
 if __name__ == "__main__":

@@ -199,3 +199,10 @@ def _joined(notes: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def with_interval(name: str, metrics: Mapping[str, float]) -> str:
+    """A score by its name, with its interval where there is one."""
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    interval = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
+    return f"{name} {metrics[name]:.4f}{interval}"

@@ -9,7 +9,7 @@ from components.errors import ModelError
 from components.evaluation import verdicts
 from pipeline.backends import mirrors, workspace
 from pipeline.backends.workspace import RunFolder
-from pipeline.console import Console
+from pipeline.console import Console, with_interval
 from pipeline.run import Outcome
 from pipeline.stages.register import VERDICT
 from pipeline.stages.tune import BEST_SETTINGS
@@ -72,7 +72,7 @@ def show(outcome: Mapping[str, Any], *, console: Console) -> None:
 def _lines(outcome: Mapping[str, Any]) -> list[str]:
     lines = _found(outcome["search"]) if "search" in outcome else []
     for split, metrics in outcome["metrics"].items():
-        scores = [_score(name, metrics) for name in SHOWN_METRICS if metrics.get(name) is not None]
+        scores = [with_interval(name, metrics) for name in SHOWN_METRICS if metrics.get(name) is not None]
         lines.append(f"{split}: {', '.join(scores)}")
     if outcome["verdict"]:
         model = outcome["model"]
@@ -101,12 +101,6 @@ def _found(search: Mapping[str, Any]) -> list[str]:
     if len(values) > 1:
         lines.append(f"  with {len(values)} seeds {min(values):.4f} to {max(values):.4f}")
     return [*lines, f"settings: {search['settings']}"]
-
-
-def _score(name: str, metrics: Mapping[str, float]) -> str:
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    interval = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
-    return f"{name} {metrics[name]:.4f}{interval}"
 
 
 def _next(outcome: Mapping[str, Any]) -> list[str]:

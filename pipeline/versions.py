@@ -16,7 +16,7 @@ from components.errors import ModelError
 from pipeline.backends.aliases import Aliases
 from pipeline.backends.ledger import Entry
 from pipeline.backends.registry import RUN_TAG, Version, opened
-from pipeline.console import Console
+from pipeline.console import Console, with_interval
 
 CHAMPION = "champion"
 # The first of these that a version was scored on stands in the tables.
@@ -167,9 +167,7 @@ def shown_score(metrics: Mapping[str, float]) -> str:
     name = next((name for name in SCORES if metrics.get(name) is not None), None)
     if name is None:
         return ""
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    interval = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
-    return f"{name} {metrics[name]:.4f}{interval}"
+    return with_interval(name, metrics)
 
 
 def _moment(iso: str) -> str:

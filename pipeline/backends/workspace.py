@@ -305,6 +305,23 @@ def check_storage(storage: Path) -> None:
         mirror.check()
 
 
+def run_bundle(place: str) -> tuple[Path, str]:
+    """The bundle of a run, or one that lies by itself, and the folder that was named; see `run_folder`.
+
+    Raises:
+        ModelError: there is none.
+        StorageError: the run is in an object store, which cannot be read.
+    """
+    folder = run_folder(place)
+    for bundle in (folder / "bundle", folder):
+        if (bundle / "bundle.json").is_file():
+            return bundle, str(folder)
+    raise ModelError(
+        f"There is no model in {folder}.",
+        hint="Give models:/name@alias, models:/name/3, or the folder of a run that was trained.",
+    )
+
+
 def run_folder(place: str) -> Path:
     """The folder of a run with a model, given as a folder or as s3://bucket/prefix/name/run_id.
 

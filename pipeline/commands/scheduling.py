@@ -15,6 +15,7 @@ from pipeline.commands.options import (
     common_options,
     kubernetes_options,
     load_settings,
+    place_variables,
     settings_parameters,
     surroundings,
     with_parameters,
@@ -134,12 +135,10 @@ def start(
     shared: dict[str, Any] = {
         "cron": cron,
         "zone": timezone,
-        "variables": schedules.surroundings(
-            storage=common.store or common.storage,
-            tracking_uri=common.tracking_uri,
-            address=common.address,
-            artifacts=common.artifacts,
-        ),
+        "variables": {
+            **place_variables(common),
+            **({} if common.address is None else {"RECURRA_ADDRESS": common.address}),
+        },
     }
     if manifest == "kubernetes":
         from pipeline.jobs import kubernetes

@@ -190,16 +190,3 @@ def retrain_command(conf: Sequence[Path], overrides: Sequence[str]) -> list[str]
     for override in overrides:
         command += ["--set", override]
     return command
-
-
-def surroundings(
-    *, storage: Path | str, tracking_uri: str, address: str | None, artifacts: str | None
-) -> dict[str, str]:
-    """Where it runs, as variables: a URI may hold a password, and arguments are for everybody to see."""
-    variables = {
-        "RECURRA_STORAGE": str(storage),
-        "RECURRA_TRACKING_URI": tracking_uri,
-        "RECURRA_ADDRESS": address,
-        "RECURRA_ARTIFACTS": artifacts,
-    }
-    return {name: value for name, value in variables.items() if value is not None}

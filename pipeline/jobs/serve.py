@@ -25,7 +25,7 @@ from components.served.numbers import NumericEncoding
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.registry import MODEL_URI, Registry
 from pipeline.backends.tracking import Store
-from pipeline.backends.workspace import run_folder
+from pipeline.backends.workspace import run_bundle
 from pipeline.console import Console
 from pipeline.jobs.application import Serving, application
 from pipeline.jobs.batching import Batcher, Model
@@ -159,17 +159,10 @@ class _Source:
             return Model(uri, replicas, stack.pop_all())
 
     def _fetched(self, stack: contextlib.ExitStack) -> tuple[Path, str]:
-        if MODEL_URI.fullmatch(self.model) or self.model.startswith("models:"):
+        if self.model.startswith("models:"):
             version = self.registry.resolve(self.model)
             return stack.enter_context(self.registry.fetch(version, parent=self.scratch)), version.uri
-        folder = run_folder(self.model)
-        for bundle in (folder / "bundle", folder):
-            if (bundle / "bundle.json").is_file():
-                return bundle, str(folder)
-        raise ModelError(
-            f"There is no model in {folder}.",
-            hint="Give models:/name@alias, models:/name/3, or the folder of a run that was trained.",
-        )
+        return run_bundle(self.model)
 
     def _replicas(self, bundle: Path) -> list[Replica]:
         if self.options.replicas == 1 and self.cluster.address is None:

@@ -27,7 +27,7 @@ from pipeline.backends.parts import Parts, Writing, signs, write_whole
 from pipeline.backends.pools import Begun, Event, Item
 from pipeline.backends.registry import Registry
 from pipeline.backends.tracking import Store
-from pipeline.backends.workspace import run_folder
+from pipeline.backends.workspace import run_bundle
 from pipeline.console import Bar, Console
 
 if TYPE_CHECKING:
@@ -321,11 +321,4 @@ def _source(
             )
             version = registry.resolve(left["model"])
         return Source(stack.enter_context(registry.fetch(version, parent=scratch)), version.uri)
-    folder = run_folder(model)
-    for bundle in (folder / "bundle", folder):
-        if (bundle / "bundle.json").is_file():
-            return Source(bundle, str(folder))
-    raise ModelError(
-        f"There is no model in {folder}.",
-        hint="Give models:/name@alias, models:/name/3, or the folder of a run that was trained.",
-    )
+    return Source(*run_bundle(model))

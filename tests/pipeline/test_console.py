@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipeline import console as module
-from pipeline.console import Console, clean
+from pipeline.console import Console, clean, with_interval
 
 
 def test_results_go_to_stdout_and_notes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
@@ -134,3 +134,9 @@ def test_a_table_is_due_again_only_after_a_while(monkeypatch: pytest.MonkeyPatch
         assert not table.is_due()
         monkeypatch.setattr(module, "LIVE_SECONDS", 0.0)
         assert table.is_due()
+
+
+def test_a_score_is_shown_with_its_interval_where_there_is_one() -> None:
+    assert with_interval("loss", {"loss": 0.5}) == "loss 0.5000"
+    bounds = {"loss": 0.5, "loss_low": 0.25, "loss_high": 0.75}
+    assert with_interval("loss", bounds) == "loss 0.5000 (0.2500 to 0.7500)"

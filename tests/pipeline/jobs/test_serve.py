@@ -1,9 +1,12 @@
+import asyncio
+import socket
+
 import pytest
 
 from components.errors import BusyError, DataError, ModelError
 from pipeline.console import Console
 from pipeline.jobs.protocol import Limits
-from pipeline.jobs.serve import Options, read_token, serve
+from pipeline.jobs.serve import Options, _bound, read_token, serve
 
 OPTIONS = {
     "host": "127.0.0.1",
@@ -47,6 +50,26 @@ def test_a_port_that_is_taken_is_told_before_a_model_is_looked_for(tmp_path):
         port = taken.getsockname()[1]
         with pytest.raises(BusyError, match=f"127.0.0.1:{port} cannot be used"):
             begin(tmp_path, tmp_path, port=port)
+
+
+def test_answers_are_sent_at_once():
+    async def connected():
+        loop = asyncio.get_running_loop()
+        accepted = loop.create_future()
+
+        class Ours(asyncio.Protocol):
+            def connection_made(self, transport):
+                accepted.set_result(transport.get_extra_info("socket"))
+
+        with _bound("127.0.0.1", 0) as listening:
+            server = await loop.create_server(Ours, sock=listening)
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            delayed_not = (await accepted).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            writer.close()
+            server.close()
+        return delayed_not
+
+    assert asyncio.run(connected())
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path):

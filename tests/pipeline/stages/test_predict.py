@@ -12,7 +12,7 @@ from components.evaluation import new_rows
 from pipeline.backends.packages import Packaging
 from pipeline.backends.parts import Parts
 from pipeline.backends.pools import Begun
-from pipeline.backends.registry import Registry
+from pipeline.backends.registry import DIGEST_TAG, Registry
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
 from pipeline.stages.predict import Options, predict
@@ -241,7 +241,7 @@ def test_an_alias_is_resolved_once_and_the_number_is_kept(run, data, tmp_path, m
     ids = {"run": store.call(lambda client: client.create_run(experiment)).info.run_id, "key": "run-1"}
     packaging = Packaging(run / "bundle", about, {"frames": 2}, {"frames": ROWS}, ())
     model = registry.log(packaging, experiment=experiment, **ids)
-    registry.create("words", model_id=model, tags={}, **ids)
+    registry.create("words", model_id=model, tags={DIGEST_TAG: about["digest"]}, **ids)
     registry.point("words", "champion", 1)
     out = tmp_path / "out.parquet"
     summary = answered("models:/words@champion", data, out, uri=store.uri, scratch=tmp_path)
@@ -253,7 +253,7 @@ def test_an_alias_is_resolved_once_and_the_number_is_kept(run, data, tmp_path, m
     monkeypatch.setattr(new_rows, "CHUNK_ROWS", 1)
     with pytest.raises(Interrupted):
         answered("models:/words@champion", data, out, uri=store.uri, pool=Power(1))
-    registry.create("words", model_id=model, tags={}, run=ids["run"], key="run-2")
+    registry.create("words", model_id=model, tags={DIGEST_TAG: about["digest"]}, run=ids["run"], key="run-2")
     registry.point("words", "champion", 2)
     pool, console = Power(9), Noting()
     again = answered("models:/words@champion", data, out, uri=store.uri, pool=pool, console=console)
