@@ -5,6 +5,7 @@ execute  the same, done; nothing to do means that neither Ray nor TensorFlow sta
 """
 
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -30,7 +31,7 @@ from pipeline.backends.signals import Signals
 from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
-from pipeline.stages.evaluate import baselines, evaluate
+from pipeline.stages.evaluate import evaluate, start_baselines
 from pipeline.stages.predict import Options, predict
 from pipeline.stages.prepare import check_examples, prepare
 from pipeline.stages.register import attach_report, register
@@ -595,6 +596,7 @@ class _Work:
                 artifacts=around.artifacts,
             )
         )
+        self.cluster.share(folder.path)
         self.shared: dict[str, Any] = {"folder": folder, "cluster": self.cluster, "console": around.console}
         self.baselines: Future | None = None
         self.stack = stack
@@ -695,9 +697,7 @@ class _Work:
     def _train(self, stage: Planned) -> dict[str, Any]:
         if self.planned.runs("evaluate"):
             # Small models beside the network's training: a core is free while the other one steps.
-            self.baselines = self.cluster.background(
-                baselines, settings=self.settings, folder=self.folder.path
-            )
+            self.baselines = start_baselines(self.settings, self.folder, self.cluster)
         if (searched := self.folder.summary("tune")) is not None:
             return adopt(
                 self.settings,
@@ -756,8 +756,17 @@ def predict_rows(
     restart: bool = False,
 ) -> dict[str, Any]:
     """Answers of a registered model, or of a run's, for new rows; see `stages/predict.py`."""
-    with Cluster(address=around.address, num_gpus="auto", note=around.console.detail) as cluster:
+    with ExitStack() as stack:
+        scratch = None
+        cluster = Cluster(address=around.address, num_gpus="auto", note=around.console.detail)
         cluster.on_attach.append(around.signals.install)
+        if around.address is not None:
+            # Workers on other machines often see the storage, and never this one's temporary folder.
+            around.storage.mkdir(parents=True, exist_ok=True)
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix=".predict-", dir=around.storage))
+            scratch = Path(name)
+            cluster.share(scratch)
+        stack.enter_context(cluster)
         return predict(
             model,
             data,
@@ -769,6 +778,5 @@ def predict_rows(
             options=options,
             workers=workers,
             restart=restart,
-            # Workers on other machines see the storage, but not this one's temporary folder.
-            scratch=around.storage if around.address else None,
+            scratch=scratch,
         )

@@ -46,7 +46,7 @@ def evaluate(
     """
     folder.evaluation.mkdir(exist_ok=True)
     if baselines is None and not (folder.evaluation / BASELINES).exists():
-        baselines = _start_baselines(settings, folder, cluster)
+        baselines = start_baselines(settings, folder, cluster)
     job: dict[str, Any] = {
         "settings": settings, "data": folder.data, "bundle": folder.bundle, "target": folder.evaluation
     }  # fmt: skip
@@ -98,14 +98,13 @@ def _of_slices(folder: RunFolder, settings: Settings, test: Mapping[str, Any]) -
         )
 
 
-def baselines(*, settings: Settings, folder: Path) -> None:
-    """Fit the baselines on a run's training rows and write their test scores; it needs no TensorFlow."""
+def baselines(*, settings: Settings, data: Path, target: Path) -> None:
+    """Fit the baselines on the training rows and write their test scores; it needs no TensorFlow."""
     from components.data.batches import SequenceSet
     from components.evaluation import baselines as rules
     from components.evaluation.properties import Properties, group_codes
     from components.served.encoding import Encoding
 
-    data, target = folder / "data", folder / "evaluation"
     encoding = Encoding.from_json(json.loads((data / "encoding.json").read_text("utf8")))
     groups = None
     if settings.groups is not None:
@@ -122,8 +121,9 @@ def baselines(*, settings: Settings, folder: Path) -> None:
     write_json(target / BASELINES, {"split": "test", "baselines": found})
 
 
-def _start_baselines(settings: Settings, folder: RunFolder, cluster: Cluster) -> Future:
-    return cluster.background(baselines, settings=settings, folder=folder.path)
+def start_baselines(settings: Settings, folder: RunFolder, cluster: Cluster) -> Future:
+    """Fit the baselines beside other work."""
+    return cluster.background(baselines, settings=settings, data=folder.data, target=folder.evaluation)
 
 
 def evaluate_on_worker(

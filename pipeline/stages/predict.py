@@ -9,6 +9,7 @@ and its metadata says which version answered.
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -109,7 +110,7 @@ def predict(
         options: how rows are read, and what is wanted of each.
         workers: processes that answer; None: as many as the cluster has room for and the rows are worth.
         restart: throw away what a run that was stopped left.
-        scratch: where a registered model's files are put meanwhile; workers must see it too.
+        scratch: where the model's files are put for workers on other machines.
 
     Raises:
         ModelError: there is no such model, or its files are not those that were registered.
@@ -123,7 +124,7 @@ def predict(
     with ExitStack() as stack:
         registry = Registry(Store(tracking_uri, patience=PATIENCE_SECONDS))
         source = _source(model, left, registry, scratch=scratch, stack=stack, console=console)
-        imports = stack.enter_context(tempfile.TemporaryDirectory(prefix="recurra-", dir=scratch))
+        imports = stack.enter_context(tempfile.TemporaryDirectory(prefix=".recurra-", dir=scratch))
         task = _open_task(source, files, options, run=cluster.task, scratch=imports)
         if restart:
             parts.forget()
@@ -321,4 +322,5 @@ def _source(
             )
             version = registry.resolve(left["model"])
         return Source(stack.enter_context(registry.fetch(version, parent=scratch)), version.uri)
-    return Source(*run_bundle(model))
+    bundle, place = run_bundle(model)
+    return Source(bundle if scratch is None else shutil.copytree(bundle, scratch / "bundle"), place)
