@@ -1,7 +1,7 @@
 """A Ray cluster of several machines: each node a raylet of its own that may not see a folder of the others.
 
-A mount namespace stands for the other machine's disk: what is mounted over the folder in it is empty, and seen
-by that node alone.
+A mount namespace stands for the other machine's disk: what is mounted over the folder in it is empty, and
+seen by that node alone.
 """
 
 import os
@@ -51,7 +51,7 @@ class Node:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """End it as a machine that loses its power does."""
+        """End it at once, with all that it started."""
         processes = {self.process.pid, *descendants(self.process.pid)}
         for process in processes:
             with _gone():
@@ -75,8 +75,10 @@ class Node:
 class Machines:
     """A head without CPUs, on the machine of the commands, and nodes that are added."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.nodes = folder, list[Node]()
+    def __init__(self, folder: Path, *, hides: Path) -> None:
+        hides.mkdir(parents=True, exist_ok=True)
+        self.folder, self.hides, self.workers = folder, hides, list[Node]()
+        self._num_started = 0
         token = Path("~/.ray/auth_token").expanduser()
         if not token.exists():
             generate = [sys.executable, "-c", RAY, "get-auth-token", "--generate"]
@@ -85,13 +87,19 @@ class Machines:
         self.address = f"127.0.0.1:{port}"
         self.head = self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
 
-    def add(self, *, cpus: int, hides: Path) -> Node:
-        """A machine that does not see a folder."""
-        hides.mkdir(parents=True, exist_ok=True)
-        return self._start(f"--address={self.address}", f"--num-cpus={cpus}", hides=hides)
+    def add(self, *, cpus: int) -> None:
+        """A machine that does not see the folder."""
+        node = self._start(f"--address={self.address}", f"--num-cpus={cpus}", hides=self.hides)
+        self.workers.append(node)
+
+    def kill(self, node: Node) -> None:
+        """End a machine as one that loses its power does."""
+        self.workers.remove(node)
+        node.kill()
 
     def _start(self, *arguments: str, hides: Path | None = None) -> Node:
-        number = len(self.nodes)
+        number = self._num_started
+        self._num_started += 1
         command = [sys.executable, "-c", RAY, "start", *arguments]
         command += ["--node-ip-address=127.0.0.1", "--block"]
         if hides is not None:
@@ -99,12 +107,10 @@ class Machines:
             disk.mkdir()
             mounted = 'mount --bind "$0" "$1" && shift && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", mounted, str(disk), str(hides), *command]
-        node = Node(command, self.folder / f"node-{number}.txt")
-        self.nodes.append(node)
-        return node
+        return Node(command, self.folder / f"node-{number}.txt")
 
     def end(self) -> None:
-        for node in reversed(self.nodes):
+        for node in (*self.workers, self.head):
             node.end()
 
 
