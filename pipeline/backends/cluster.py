@@ -26,7 +26,7 @@ from pipeline.backends import staging
 
 CONNECT_SECONDS = 10.0
 IMPOSSIBLE_SECONDS = 20.0
-START_SECONDS = 120.0
+START_SECONDS, MAX_STARTS = 120.0, 3
 HEAD_SECONDS = 5.0  # of silence, after which the head is asked for
 TOKEN = Path("~/.ray/auth_token")
 PACKAGES = ("conf", "components", "pipeline")
@@ -154,6 +154,13 @@ class Cluster:
                 self._staging.close()
             self._ray.shutdown()
 
+    def beside(self) -> dict[str, Any]:
+        """Options of an actor that lives as long as this command does: on its machine, where it is in one.
+
+        Elsewhere it could be lost while the command goes on.
+        """
+        return {"num_cpus": 0, **staging.on_this_machine(self.ray)}
+
     def share(self, folder: Path) -> None:
         """Let work on machines that do not see this folder have its files all the same."""
         self._folder = folder
@@ -201,9 +208,8 @@ class Cluster:
         Raises:
             ClusterError: no node has what it needs, or all that do stay busy.
         """
-        worker = self._start()
-        self._await(worker)
-        return worker
+        self._worker = self._ready(self._start())
+        return self._worker
 
     def workers(self, count: int) -> list[Worker]:
         """So many TensorFlow processes, or as many as there is room for at once; GPUs are shared out.
@@ -216,29 +222,37 @@ class Cluster:
         self.release_worker()
         self._shares = count
         workers = [self._new_worker() for _ in range(min(count, max(1, self._room_for_shares())))]
-        for worker in workers:
-            self._await(worker)
-        return workers
+        return [self._ready(worker) for worker in workers]
 
     def replacement(self, lost: Worker) -> Worker:
         """A fresh TensorFlow process in place of one of `workers` that died."""
         require_head()
         if lost is self._worker:
             return self.replace_worker()
-        worker = self._new_worker()
-        self._await(worker)
-        return worker
+        return self._ready(self._new_worker())
 
-    def _await(self, worker: Worker) -> None:
-        ready, _ = self.ray.wait([worker._actor.ready.remote()], timeout=START_SECONDS)
-        if not ready:
-            free = self.ray.available_resources()
-            raise ClusterError(
-                f"The cluster had no room for {self._wanted()} within {START_SECONDS:.0f} s; "
-                f"free now: {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs.",
-                hint="Wait for other jobs, or ask for less with train.devices.",
-            )
-        result(ready[0])
+    def _ready(self, worker: Worker) -> Worker:
+        """The worker once it can work, or another one in place of one that was lost before."""
+        num_lost = 0
+        while True:
+            ready, _ = self.ray.wait([worker._actor.ready.remote()], timeout=START_SECONDS)
+            if not ready:
+                free = self.ray.available_resources()
+                raise ClusterError(
+                    f"The cluster had no room for {self._wanted()} within {START_SECONDS:.0f} s; "
+                    f"free now: {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs.",
+                    hint="Wait for other jobs, or ask for less with train.devices.",
+                )
+            try:
+                result(ready[0])
+            except WorkerLost:
+                require_head()
+                num_lost += 1
+                if num_lost == MAX_STARTS:
+                    raise
+                worker = self._new_worker()
+            else:
+                return worker
 
     def replace_worker(self) -> Worker:
         """A fresh TensorFlow process in place of one that was lost."""

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -136,12 +136,11 @@ class Depot:
             BusyError: the folder is of a run in an object store that another machine has taken up.
             StorageError: the folder cannot be written.
         """
+        names, gone = list(names), set(gone)
         changed = [*names, *gone]
         try:
-            for name in names:
-                target = _inside(self._folder, name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(self._incoming(key) / name, target)
+            for folder in sorted({PurePath(name).parent for name in names}):
+                self._put(key, folder, gone)
             for name in gone:
                 _remove(self._folder, _inside(self._folder, name))
         except OSError as error:
@@ -150,6 +149,27 @@ class Depot:
             shutil.rmtree(self._incoming(key), ignore_errors=True)
         for part in {match[1] for name in changed if (match := mirrors.PARTS.match(name))}:
             self._published(part)()
+
+    def _put(self, key: str, folder: PurePath, gone: Collection[str]) -> None:
+        """Put the files of one folder into their places: all at once, where they are all that it holds.
+
+        A folder cannot be replaced in one move: the old one steps aside first, as with checkpoints.
+        """
+        coming, target = self._incoming(key) / folder, _inside(self._folder, str(folder))
+        names = {path.name for path in coming.iterdir() if path.is_file()}
+        stays = {path.name for path in target.iterdir()} if target.is_dir() else set[str]()
+        stays -= names | {PurePath(name).name for name in gone if PurePath(name).parent == folder}
+        if target != self._folder and not stays and len(names) == len(list(coming.iterdir())):
+            aside = target.with_name(f".{target.name}.old")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                os.rename(target, aside)
+            os.rename(coming, target)
+            shutil.rmtree(aside, ignore_errors=True)
+            return
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(coming / name, target / name)
 
     def settle(self, names: Iterable[str]) -> None:
         """Wait until what was written below these names is published, where the folder is.
@@ -270,6 +290,7 @@ class Staged:
                     for name, what in _get(self._depot.listing.remote(names)).items():
                         if isinstance(what, tuple) and what[0] == 0:
                             (self.folder / name).touch()
+                            self._here[name] = _sign_of(self.folder / name)
 
         thread = threading.Thread(target=watch, args=(self.absent,), name="signals", daemon=True)
         if self.absent:
@@ -394,10 +415,7 @@ class Folder:
             (self._hidden / token).touch()
         except OSError as error:
             raise StorageError(f"{self._hidden} cannot be written: {error.strerror or error}.") from error
-        node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-        options = {"num_cpus": 0, "max_concurrency": THREADS, "scheduling_strategy": node}
+        options = {"num_cpus": 0, "max_concurrency": THREADS, **on_this_machine(ray)}
         self._depot = ray.remote(Depot).options(**options).remote(str(folder))
         self.shared = Shared(str(folder), token, self._depot)
 
@@ -406,6 +424,16 @@ class Folder:
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._depot)
         shutil.rmtree(self._hidden, ignore_errors=True)
+
+
+def on_this_machine(ray: Any) -> dict[str, Any]:
+    """Options of what runs on the machine of this process; of one outside of the cluster there is none."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if ray.util.client.ray.is_connected():
+        return {}
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 def _opened(packed: Packed, place: Staged) -> Any:

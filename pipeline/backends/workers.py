@@ -67,8 +67,8 @@ def stream(
     from ray.util.queue import Queue
 
     ray = cluster.ray
-    items = Queue(actor_options={"num_cpus": 0})
-    crew = ray.remote(_Crew).options(num_cpus=0).remote()
+    items = Queue(actor_options=cluster.beside())
+    crew = ray.remote(_Crew).options(**cluster.beside()).remote()
     carried, around = cluster.carried(function, kwargs, streams=True)
     job = {"function": carried, "kwargs": around, "items": items}
     running = crew.run.remote(job, cluster.resources_each(), cluster.num_nodes, str(scratch), max_restarts)

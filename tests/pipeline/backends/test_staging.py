@@ -57,6 +57,14 @@ def test_what_is_committed_together_appears_together_and_stays_in_the_folder(tmp
     assert depot.listing(["new/one", "new", "none"])["none"] is None
     assert depot.read("new/two", 1) == b"22"
     assert depot.read("new/two", 3) == b""
+    for name in ("new/one", "new/two", "top"):
+        depot.write("again", name, b"3")
+    depot.commit("again", ["new/one", "new/two", "top"], [])
+    assert {path.read_bytes() for path in (tmp_path / "new").iterdir()} == {b"3"}
+    depot.write("part", "new/one", b"4")
+    depot.commit("part", ["new/one"], [])
+    assert sorted(path.read_bytes() for path in (tmp_path / "new").iterdir()) == [b"3", b"4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".staging", "new", "top"]
     for name in ("../outside", "/etc/passwd", "new/../../outside"):
         with pytest.raises(StorageError, match="leads out of"):
             depot.read(name, 0)
