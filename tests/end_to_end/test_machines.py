@@ -156,7 +156,7 @@ def test_a_machine_lost_while_searching(place: Place, machines: Machines) -> Non
 
     process = place.start("tune", "words.yaml", *changes, "--address", machines.address)
     kill_who_is_at(
-        "trial",
+        "ray::Trials",
         machines,
         process,
         has_trained,
@@ -173,11 +173,13 @@ def test_a_machine_lost_while_predicting(
     finished: tuple[Place, dict[str, Any]], place: Place, machines: Machines
 ) -> None:
     model = str(finished[1]["run_dir"])
-    place.write(words(200_000), "many.parquet")
+    place.write(words(140_000), "many.parquet")
     process = place.start(
         "predict", model, "many.parquet", "-o", "out.parquet", "--workers", "2", "--address", machines.address
     )
-    kill_who_is_at("ray::_Host", machines, process, lambda: any(place.path.glob(".out.parquet*/*")))
+    kill_who_is_at(
+        "ray::_Host", machines, process, lambda: any(place.path.glob(".out.parquet.parts/*.parquet*"))
+    )
     assert "answered again" in ended(process)
     place.run("predict", model, "many.parquet", "-o", "local.parquet")
     assert pq.read_table(place.path / "out.parquet").equals(pq.read_table(place.path / "local.parquet"))
