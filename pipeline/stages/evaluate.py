@@ -144,15 +144,13 @@ def evaluate_on_worker(
     tables: dict[str, Any] = {}
     properties: dict[str, Properties] = {}
     check = calibration.Check(predictor)
-    # The gate compares areas under curves, which follow from all probabilities.
-    compares_areas = settings.gate.better_on in AREA_METRICS
     for split in ("valid", "test"):
         sequences = SequenceSet.open(data / split, predictor.encoding)
         ranking = curves.Ranking(predictor, len(sequences))  # in the end that of the test rows
         parts = []
         observe = _each(check.watching(split, sequences), ranking.see)
         asked: dict[str, Any] = {"labels": labels, "seen": seen, "observe": observe}
-        asked["distribution"] = compares_areas and split == "test" and ranking.is_kept
+        asked["distribution"] = split == "test" and ranking.is_kept and _compares_areas(settings)
         for part in answers.predict_parts(predictor, sequences, split=split, **asked):
             parts.append(part)
             yield sum(part["length"].to_pylist())
@@ -190,6 +188,11 @@ def evaluate_on_worker(
     for name, value in ((SLICES, found), (DETAILS, details), ("metrics.json", metrics)):
         write_json(target / name, value)
     yield metrics
+
+
+def _compares_areas(settings: Settings) -> bool:
+    """Whether the gate needs every probability of the test rows: areas under curves follow from them all."""
+    return settings.gate.better_on in AREA_METRICS
 
 
 def _write_predictions(target: Path, tables: Mapping[str, Any]) -> None:
