@@ -23,6 +23,7 @@ from components.errors import BusyError, DataError, StorageError
 from components.evaluation import behaviours
 from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
+from conf.sections import AREA_METRICS
 from pipeline import report
 from pipeline.backends import disks, tracking, workspace
 from pipeline.backends.cluster import Cluster, Future
@@ -79,8 +80,10 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "train": TRAINING,
     "evaluate": ("components.evaluation", "components.metrics", "pipeline.stages.evaluate"),
     "register": (
+        "components.evaluation.areas",
         "components.evaluation.comparison",
         "components.evaluation.latencies",
+        "components.evaluation.measures",
         "components.evaluation.requirements",
         "components.evaluation.rivals",
         "components.evaluation.sample_sizes",
@@ -250,6 +253,8 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
             name: digests[file.shown] for name, file in zip(names, files, strict=True)
         }
     inputs["evaluate"]["settings"].pop("evaluate.examples", None)
+    if settings.gate.better_on in AREA_METRICS:
+        inputs["evaluate"]["settings"]["every probability kept for the gate"] = True
     if settings.kept:
         inputs["prepare"]["settings"]["columns kept for evaluation"] = list(settings.kept)
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)

@@ -57,6 +57,7 @@ class Options:
         id_column: handed through as `id`; the one that the model was trained with when not given.
         file_format: auto, or a reader's name.
         n_best: also the n most probable labels of each row or step.
+        n_best_sequences: also the n most probable label sequences of each row as wholes; of a CRF.
         distribution: also the probability of every label.
         on_bad_row: fail, or drop: a row that does not fit has nulls and its problem, and is listed in
             OUT.rejected.parquet.
@@ -65,6 +66,7 @@ class Options:
     id_column: str | None = None
     file_format: str = "auto"
     n_best: int = 0
+    n_best_sequences: int = 0
     distribution: bool = False
     on_bad_row: OnBadRow = "fail"
 
@@ -113,7 +115,8 @@ def predict(
         scratch: where the model's files are put for workers on other machines.
 
     Raises:
-        ModelError: there is no such model, or its files are not those that were registered.
+        ModelError: there is no such model, its files are not those that were registered, or it cannot give
+            what is wanted.
         DataError: rows or files that do not fit, with their places; nothing was written.
         BusyError: another process writes the same file.
     """
@@ -136,7 +139,7 @@ def predict(
         try:
             work.do(source.bundle, pool, workers)
             num_bad = work.join(_metadata(source))
-        except DataError:
+        except (DataError, ModelError):
             parts.remove()
             raise
         parts.remove()
@@ -157,6 +160,11 @@ def _open_task(source: Source, files: Sequence[File], options: Options, *, run: 
     about, encoding = bundles.describe(source.bundle), bundles.encoding(source.bundle)
     if options.n_best > encoding.num_classes:
         raise ModelError(f"n_best is {options.n_best}, but {source.uri} has {encoding.num_classes} labels.")
+    if options.n_best_sequences and encoding.task != "labelling":
+        raise ModelError(
+            f"{source.uri} gives one label for a whole sequence, and so has no label sequences.",
+            hint="--n-best gives the most probable labels.",
+        )
     return new_rows.open_task(
         files,
         encoding,
@@ -169,6 +177,7 @@ def _open_task(source: Source, files: Sequence[File], options: Options, *, run: 
         n_best=options.n_best,
         distribution=options.distribution,
         keeps_bad=options.on_bad_row == "drop",
+        n_best_sequences=options.n_best_sequences,
     )
 
 
