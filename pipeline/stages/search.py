@@ -398,12 +398,8 @@ def train_trial(
     """
     from components.training import strategy
 
-    if copies and shared is not None and not shared.is_here:
-        raise ClusterError(
-            f"tune.scheduler is pbt, whose trials take over weights, and {socket.gethostname()} does not see"
-            f" {folder.path}.",
-            hint="Name a --storage that all machines see, or another scheduler.",
-        )
+    if copies:
+        _require_states(shared)
     strategy.limit_threads(num_threads)
     strategy.settle()
     own = trial_settings(settings, point, seed)
@@ -412,9 +408,7 @@ def train_trial(
     try:
         with staging.at_hand(shared, *places) as ((checkpoints, data, stop), push):
             if restored is not None:
-                with restored.as_directory() as source:
-                    shutil.rmtree(checkpoints, ignore_errors=True)
-                    shutil.copytree(source, checkpoints)
+                _take_up(restored, checkpoints)
             done = _reported(checkpoints)
             for progress in train_on_worker(
                 settings=own,
@@ -444,6 +438,16 @@ def train_trial(
                     )
     finally:
         strategy.forget()
+
+
+def _require_states(shared: Shared | None) -> None:
+    """Nothing where this machine sees the folder in which Ray Tune keeps what trials take over."""
+    if shared is not None and not shared.is_here:
+        raise ClusterError(
+            f"tune.scheduler is pbt, whose trials take over weights, and {socket.gethostname()} does not see"
+            f" {shared.folder}.",
+            hint="Name a --storage that all machines see, or another scheduler.",
+        )
 
 
 def trial_settings(settings: Settings, point: Mapping[str, Any], seed: int | None) -> Settings:
@@ -527,6 +531,13 @@ def _reported(checkpoints: Path) -> int:
 
 def _write_reported(checkpoints: Path, epoch: int) -> None:
     (checkpoints / REPORTED).write_text(str(epoch), "utf8")
+
+
+def _take_up(state: Any, checkpoints: Path) -> None:
+    """Go on from what another trial left."""
+    with state.as_directory() as source:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.copytree(source, checkpoints)
 
 
 def _state(checkpoints: Path) -> Any:
