@@ -403,20 +403,16 @@ def train_trial(
     strategy.limit_threads(num_threads)
     strategy.settle()
     own = trial_settings(settings, point, seed)
-    metric = own.train.early_stopping.metric
     places = (trial_folder(folder, number), data_of(folder, settings, own), folder.stop)
     try:
         with staging.at_hand(shared, *places) as ((checkpoints, data, stop), push):
             if restored is not None:
                 _take_up(restored, checkpoints)
             done = _reported(checkpoints)
+            # States that go from trial to trial belong to them all.
+            own_key = fingerprint([key, None if copies else point, seed])
             for progress in train_on_worker(
-                settings=own,
-                data=data,
-                checkpoints=checkpoints,
-                # States that go from trial to trial belong to them all.
-                key=fingerprint([key, None if copies else point, seed]),
-                stop=stop,
+                settings=own, data=data, checkpoints=checkpoints, key=own_key, stop=stop
             ):
                 push()
                 if progress.kind == "stopped":
@@ -429,8 +425,7 @@ def train_trial(
                     push()
                     report(
                         entry["epoch"],
-                        # Who goes on from whose weights depends on what these weights are worth.
-                        entry["valid"][metric] if copies else _best_so_far(progress, entry, metric),
+                        _score(progress, entry, own.train.early_stopping.metric, copies=copies),
                         entry=entry,
                         history=list(progress.history) if copies else None,
                         last=_is_last(progress, entry, own),
@@ -502,8 +497,13 @@ def _nested(number: int) -> str:
     return f"trial {number}"
 
 
-def _best_so_far(progress: Progress, entry: Mapping[str, Any], metric: str) -> float:
-    """What a scheduler compares: trials are judged by their best epoch, not by their last."""
+def _score(progress: Progress, entry: Mapping[str, Any], metric: str, *, copies: bool) -> float:
+    """What a scheduler compares: trials are judged by their best epoch, not by their last.
+
+    With `copies` by the last: who goes on from whose weights depends on what these weights are worth.
+    """
+    if copies:
+        return float(entry["valid"][metric])
     best: float | None = None
     for each in progress.history[: entry["epoch"]]:
         value = each["valid"][metric]
