@@ -56,6 +56,7 @@ WITHOUT_EFFECT = (
     "train.checkpoint_seconds",
     "train.keep_checkpoints",
     "train.hang_seconds",
+    "train.steps_per_call",
     "tune.concurrency",
     "tune.cpus",
     "tune.trials_per_gpu",
