@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from components.errors import DataError, TrackerError
+from components.errors import DataError, PlaceError, TrackerError
 from conf.load import resolved
 from conf.schema import Settings
 from pipeline.backends.addresses import probe, redact, scheme_of, sqlite_path
@@ -33,7 +33,7 @@ from pipeline.backends.deliveries import Delivery, NotThere, Refused
 from pipeline.backends.proofs import Proof, start_proof
 from pipeline.backends.recorders import Recorder, status_of
 from pipeline.backends.spool import Deliver, Sender, Spool, last_entry, sent_so_far
-from pipeline.backends.workspace import nearest_existing
+from pipeline.backends.workspace import check_place
 
 # Read by MLflow when it is imported, or at each request.
 ENVIRONMENT = {
@@ -53,6 +53,7 @@ SCHEMA_SECONDS = 120.0
 SCHEMA_LOCK = 0x7265637572726100  # "recurra": an advisory lock is a number that nobody else uses
 CLOSE_SECONDS = 30.0
 SPOOL = "tracking.jsonl"
+SQLITE_OPTION = "--tracking-uri sqlite:///PATH"
 
 T = TypeVar("T")
 
@@ -432,21 +433,41 @@ def send_rest(
         ).close(timeout)
 
 
-def check(uri: str) -> None:
+def check(uri: str, *, artifacts: str | None = None) -> None:
     """Open MLflow once; a SQLite database that is not there yet only needs a folder that can be written.
 
     Raises:
+        PlaceError: what it keeps on this machine cannot be written.
         TrackerError: it cannot be reached or used.
     """
+    check_places(uri, artifacts=artifacts)
     store = Store(uri)
     if not store.is_empty:
         store.call(lambda client: None)
-        return
+
+
+def check_places(uri: str, *, artifacts: str | None = None) -> None:
+    """Make sure, without opening MLflow, that what it keeps on this machine can be written.
+
+    Args:
+        uri: the MLflow.
+        artifacts: the URI below which files go when it is a database; None for beside a SQLite file.
+
+    Raises:
+        PlaceError: the database, or the folder of the files, cannot be written.
+    """
     database = sqlite_path(uri)
-    assert database is not None
-    existing = nearest_existing(database.parent)
-    if not os.access(existing, os.W_OK):
-        raise TrackerError(f"{existing} cannot be written, so there can be no database in it.")
+    if database is not None:
+        # The folder too: locks and journals lie beside the database.
+        check_place(database.parent, of="MLflow's database", option=SQLITE_OPTION)
+        if database.exists() and not os.access(database, os.W_OK):
+            raise PlaceError(
+                f"MLflow's database {database} cannot be written.",
+                hint=f"Choose another one with {SQLITE_OPTION}.",
+            )
+    files = Store(uri, artifacts=artifacts).artifacts
+    if files is not None and scheme_of(files) == "file":
+        check_place(Path(unquote(urlsplit(files).path)), of="Files of models", option="--artifacts")
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from components.data.readers.paths import File
-from components.errors import BusyError, ModelError, StorageError
+from components.errors import BusyError, ModelError, PlaceError, StorageError
 from pipeline.backends import mirrors
 from pipeline.backends.addresses import redact, store_url
 
@@ -296,13 +296,40 @@ def check_storage(storage: Path) -> None:
     """Make sure that runs can be kept there.
 
     Raises:
-        StorageError: it cannot be written.
+        PlaceError: it cannot be written.
+        StorageError: its object store cannot be.
     """
-    existing = nearest_existing(storage)
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise StorageError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
+    check_runs(storage)
     if (mirror := mirrors.of(storage)) is not None:
         mirror.check()
+
+
+def check_runs(storage: Path) -> None:
+    """Make sure that this machine can keep runs there; an object store behind it is not asked.
+
+    Raises:
+        PlaceError: it cannot.
+    """
+    check_place(storage, of="Runs", option="--storage")
+
+
+def check_place(folder: Path, *, of: str, option: str) -> None:
+    """Make sure that files can be kept in a folder, which need not be there yet.
+
+    Args:
+        folder: the place.
+        of: what is to be kept there, as the beginning of a sentence.
+        option: what names another place.
+
+    Raises:
+        PlaceError: they cannot.
+    """
+    existing = nearest_existing(folder)
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise PlaceError(
+            f"{of} cannot be kept in {folder}: {existing} cannot be written.",
+            hint=f"Choose another place with {option}.",
+        )
 
 
 def run_bundle(place: str) -> tuple[Path, str]:
