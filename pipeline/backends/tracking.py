@@ -218,11 +218,21 @@ class Store:
                 kind = NotThere
             elif error.get_http_status_code() in (400, 409, 422):
                 kind = Refused
-            raise kind(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
+            raise self._told(error, kind) from error
         except (OSError, SQLAlchemyError) as error:
-            raise TrackerError(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
+            raise self._told(error, TrackerError) from error
         except _store_errors() as error:
             raise TrackerError(f"The store of MLflow's files: {_first_line(error)}") from error
+
+    def _told(self, error: Exception, kind: type[TrackerError]) -> TrackerError:
+        said = _first_line(error)
+        if self._database is not None and "database is locked" in said:
+            return TrackerError(
+                f"MLflow's database {self._database} is locked by another process.",
+                hint="Once that process is done with it, the same command goes on. It may be one that was "
+                "stopped in the middle (`fuser FILE` names it).",
+            )
+        return kind(f"MLflow at {redact(self.uri)}: {said}")
 
 
 class Folder(Protocol):

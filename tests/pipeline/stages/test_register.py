@@ -25,6 +25,7 @@ from pipeline.backends.tracking import Store
 from pipeline.console import Console
 from pipeline.stages.register import attach_report, register, scores_by_class
 from pipeline.versions import models
+from tests.pipeline.backends.test_tracking import locked
 from tests.pipeline.conftest import InProcess
 
 LABELS = ("a", "b", "c")
@@ -398,6 +399,19 @@ def test_an_absent_tracker_ends_registration_in_bounded_time(finished_run):
         registered(finished_run(), "http://127.0.0.1:9", patience=2)
     assert caught.value.exit_code == 3
     assert time.monotonic() - begun < 30
+
+
+@pytest.mark.fault("SQLite locked")
+@pytest.mark.slow
+def test_a_database_locked_beyond_patience_ends_registration_which_goes_on_later(tmp_path, uri, finished_run):
+    Store(uri).call(lambda client: None)
+    run = finished_run()
+    with locked(tmp_path / "mlflow.db"), pytest.raises(TrackerError) as caught:
+        registered(run, uri, patience=12)
+    assert caught.value.exit_code == 3
+    assert str(caught.value) == f"MLflow's database {tmp_path}/mlflow.db is locked by another process."
+    assert registered(run, uri)["verdict"] == "promoted"
+    assert [version.number for version in Registry(Store(uri)).versions("shapes")] == [1]
 
 
 @pytest.mark.fault("kill -9 while a version is registered")
