@@ -130,17 +130,3 @@ def test_b29_two_workers_make_one_run_and_one_version(paired: tuple[Place, dict[
     assert found[outcome["run_id"]] == ["evaluate", "prepare", "register", "train"]
     (version,) = place.json("models", "words")["versions"]
     assert (version["version"], version["aliases"]) == (1, ["champion"])
-
-
-def test_b29_three_trials_are_children_of_one_run_and_make_one_version(tmp_path: Path) -> None:
-    search = "tune={trials: 3, search: random, scheduler: none, space: {model.units: {choice: [4, 8]}}}"
-    place = furnish(tmp_path / "place")
-    outcome = place.json("run", "words.yaml", "--set", search, "--set", "train.epochs=2", code=0)
-    assert nested(place) == {
-        "": [outcome["run_id"]],
-        outcome["run_id"]: [
-            "evaluate", "prepare", "register", "train", "trial 0", "trial 1", "trial 2", "tune"
-        ],
-    }  # fmt: skip
-    (version,) = place.json("models", "words")["versions"]
-    assert version["version"] == outcome["model"]["version"] == 1

@@ -88,7 +88,7 @@ def test_b27_every_run_and_file_of_a_search_is_in_the_store_that_the_driver_name
     relative = ("--storage", "../out/runs", "--tracking-uri", "sqlite:///../out/m.db")
     outcome = reading.json("run", "words.yaml", *relative)
     assert outcome["verdict"] == "promoted"
-    assert Path(outcome["run_dir"]).is_relative_to(out / "runs")
+    assert Path(outcome["run_dir"]).resolve().is_relative_to(out / "runs")
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.db")] == ["out/m.db"]
     with sqlite3.connect(out / "m.db") as database:
         names = {name for (name,) in database.execute("select name from runs")}
