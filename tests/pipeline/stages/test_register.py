@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -407,9 +408,11 @@ def test_a_database_locked_beyond_patience_ends_registration_which_goes_on_later
     Store(uri).call(lambda client: None)
     run = finished_run()
     with locked(tmp_path / "mlflow.db"), pytest.raises(TrackerError) as caught:
-        registered(run, uri, patience=12)
+        registered(run, uri, patience=4)
     assert caught.value.exit_code == 3
-    assert str(caught.value) == f"MLflow's database {tmp_path}/mlflow.db is locked by another process."
+    # Which of the two is said depends on whether SQLite, which waits as well, has given up by then.
+    told = r"mlflow\.db (is locked by another process|took nothing for 4 s)\.$"
+    assert str(tmp_path) in str(caught.value) and re.search(told, str(caught.value))
     assert registered(run, uri)["verdict"] == "promoted"
     assert [version.number for version in Registry(Store(uri)).versions("shapes")] == [1]
 
