@@ -39,6 +39,7 @@ from pipeline.backends.workspace import check_place
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # seven by default, which block for four minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "PGCONNECT_TIMEOUT": "10",  # over two minutes by default where something listens and says nothing
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its log holds tracebacks of errors that are dealt with here
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",  # runs `pip install --dry-run` without a time limit

@@ -351,6 +351,17 @@ def test_checking_an_address_answers_soon(tmp_path, port, uri):
     server.server_close()
 
 
+@pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
+@pytest.mark.slow
+def test_what_listens_and_says_nothing_is_not_waited_for_long(scheme):  # B40
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(TrackerError, match=address):
+            tracking.check(f"{scheme}://{address}/mlflow")
+    assert time.monotonic() - begun < 45  # 15 s, or twice 10 s, and the import of MLflow
+
+
 def test_patience_has_an_end(port):
     server = refusing_server(port)
     store = Store(f"http://127.0.0.1:{port}", patience=2)
