@@ -80,7 +80,8 @@ class Store:
         folder = self._database.parent if self._database else beside
         if scheme_of(uri) in ("http", "https"):
             folder = None
-        self.artifacts = artifacts or (folder and (folder / "mlartifacts").as_uri())
+        beside_it = None if folder is None else (folder / "mlartifacts").as_uri()
+        self.artifacts = beside_it if artifacts is None else artifacts
         self._client: Any = None
         self._opening = threading.Lock()
 

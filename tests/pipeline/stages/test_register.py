@@ -499,3 +499,5 @@ def test_an_unknown_name_gets_the_nearest_one(tmp_path, uri):
     with pytest.raises(ModelError, match="There is no registered model 'shape'"):
         models("shape", storage=Path(tmp_path), tracking_uri=uri)
     assert os.path.exists(tmp_path / "mlflow.db")
+    with pytest.raises(ModelError, match="The registered model 'shapes' has no versions"):
+        models("shapes", storage=Path(tmp_path), tracking_uri=uri)
