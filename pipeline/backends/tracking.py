@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from components.errors import DataError, PlaceError, TrackerError
 from conf.load import resolved
 from conf.schema import Settings
-from pipeline.backends.addresses import probe, redact, scheme_of, sqlite_path
+from pipeline.backends.addresses import no_answer, probe, redact, scheme_of, sqlite_path
 from pipeline.backends.deliveries import Delivery, NotThere, Refused
 from pipeline.backends.proofs import Proof, start_proof
 from pipeline.backends.recorders import Recorder, status_of
@@ -234,6 +234,8 @@ class Store:
                 hint="Once that process is done with it, the same command goes on. It may be one that was "
                 "stopped in the middle (`fuser FILE` names it).",
             )
+        if scheme_of(self.uri) in ("http", "https") and isinstance(error.__context__, OSError):
+            return no_answer(self.uri, _innermost(error))
         return kind(f"MLflow at {redact(self.uri)}: {said}")
 
 
@@ -505,6 +507,13 @@ def _origin(folder: Folder) -> dict[str, str]:
 
 def _target(uri: str) -> str:
     return hashlib.sha256(uri.encode()).hexdigest()
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What an error came from, below all that it was wrapped in."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
 
 
 def _first_line(error: BaseException) -> str:
