@@ -428,7 +428,8 @@ def file_digests(files: Sequence[File], *, cache: Path) -> dict[str, str]:
     """SHA-256 of each file's content by path; unchanged files (size, time) are read once only.
 
     Raises:
-        StorageError: the cache cannot be written.
+        PlaceError: the cache has no place that can be written.
+        StorageError: it cannot be written all the same.
     """
     try:
         known = json.loads(cache.read_text("utf8"))
@@ -442,6 +443,7 @@ def file_digests(files: Sequence[File], *, cache: Path) -> dict[str, str]:
             entry = [mark, file.digest()]
         seen[file.shown] = entry
     if any(known.get(path) != entry for path, entry in seen.items()):
+        check_runs(cache.parent)
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_json(cache, {**known, **seen})

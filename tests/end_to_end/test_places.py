@@ -80,6 +80,22 @@ def test_b27_a_place_that_cannot_be_written_is_refused_before_anything_starts(
     assert sorted(path.name for path in reading.path.iterdir()) == ["words.parquet", "words.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("plan words.yaml", "Runs cannot be kept in"),
+        ("retrain words.yaml", "Runs cannot be kept in"),
+        ("check words.yaml", "Runs cannot be kept in"),
+        ("schedule words.yaml --cron 0|3|*|*|*", "Runs cannot be kept in"),
+        ("schedule words.yaml --cron 0|3|*|*|* --storage ../runs --state sqlite:///s.db", "Schedules cannot"),
+    ],
+)
+def test_b27_so_it_is_with_every_command_that_writes(reading: Bound, command: str, told: str) -> None:
+    done = reading.run(*(word.replace("|", " ") for word in command.split()), code=2)
+    assert told in done.stderr
+    assert f"{reading.path} cannot be written." in done.stderr
+
+
 def test_b27_every_run_and_file_of_a_search_is_in_the_store_that_the_driver_named(
     reading: Bound, tmp_path: Path
 ) -> None:
