@@ -324,6 +324,7 @@ def check_place(folder: Path, *, of: str, option: str) -> None:
     Raises:
         PlaceError: they cannot.
     """
+    folder = folder.absolute()
     existing = nearest_existing(folder)
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise PlaceError(
