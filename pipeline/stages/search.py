@@ -398,16 +398,16 @@ def train_trial(
     """
     from components.training import strategy
 
-    strategy.limit_threads(num_threads)
-    strategy.settle()
-    own = trial_settings(settings, point, seed)
-    metric = own.train.early_stopping.metric
     if copies and shared is not None and not shared.is_here:
         raise ClusterError(
             f"tune.scheduler is pbt, whose trials take over weights, and {socket.gethostname()} does not see"
             f" {folder.path}.",
             hint="Name a --storage that all machines see, or another scheduler.",
         )
+    strategy.limit_threads(num_threads)
+    strategy.settle()
+    own = trial_settings(settings, point, seed)
+    metric = own.train.early_stopping.metric
     places = (trial_folder(folder, number), data_of(folder, settings, own), folder.stop)
     try:
         with staging.at_hand(shared, *places) as ((checkpoints, data, stop), push):
