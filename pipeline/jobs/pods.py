@@ -2,7 +2,10 @@
 
 /project          the claim, where there is one
   conf/           the settings files, of a ConfigMap
-  runs/           the storage, in the claim
+  runs/           the storage, where that is no object store
+  cache/          the working folder of an object store, where several pods share it
+/tmp              of each pod, and gone with it
+  cache/          the working folder of an object store, where one pod does all the work
 
 What only this machine has, as a folder or a SQLite file, is refused before anything is printed, and so is a
 password in a URL.
@@ -20,9 +23,11 @@ from pipeline.backends.addresses import redact, sqlite_path
 PROJECT = "/project"
 SETTINGS = f"{PROJECT}/conf"
 STORAGE = f"{PROJECT}/runs"
+SHARED_CACHE, OWN_CACHE = f"{PROJECT}/cache", "/tmp/cache"
 MAX_CONFIG_MAP_BYTES = 1_000_000
 
 _QUANTITY = re.compile(r"[1-9][0-9]*(?:\.[0-9]+)?(?:[KMGT]i|[kMGT])?")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _KEY_OF_SECRET = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([a-z0-9][a-z0-9.-]*)/([A-Za-z0-9._-]+)")
 
 
@@ -45,6 +50,8 @@ class Pods:
     namespace: str = "default"
     claim: str | None = None  # a PersistentVolumeClaim
     secrets: Mapping[str, SecretKey] = field(default_factory=dict)
+    env_from: Sequence[str] = ()  # each key of these is a variable
+    service_account: str | None = None  # None: the namespace's default
     num_nodes: int = 1
     num_gpus: int = 0  # of each
     num_cpus: int = 4  # of each
@@ -58,6 +65,8 @@ def pods_of(
     namespace: str = "default",
     claim: str | None = None,
     from_secrets: Iterable[str] = (),
+    env_from: Sequence[str] = (),
+    service_account: str | None = None,
     cpus: int = 4,
     memory: str = "16Gi",
 ) -> Pods:
@@ -65,6 +74,7 @@ def pods_of(
 
     Args:
         from_secrets: as VARIABLE=SECRET/KEY.
+        env_from: names of Secrets.
 
     Raises:
         SettingsError: with everything that is missing, or that no cluster can make sense of.
@@ -81,6 +91,13 @@ def pods_of(
             problems.append(Problem("--from-secret", "", message, "name a Secret of the cluster and its key"))
         else:
             keys[found[1]] = SecretKey(found[2], found[3])
+    if not all(map(_NAME.fullmatch, env_from)):
+        # Here too, somebody may have written the secret itself.
+        hint = "name a Secret of the cluster, whose keys are the names of variables"
+        problems.append(Problem("--env-from", "", "received what is no name of a Secret", hint))
+    if service_account is not None and not _NAME.fullmatch(service_account):
+        message = f"{service_account!r} is no name of a ServiceAccount"
+        problems.append(Problem("--service-account", "", message, ""))
     if not _QUANTITY.fullmatch(memory):
         problems.append(Problem("--memory", "", f"{memory!r} is no amount of memory", "as in 16Gi"))
     kind, _, count = settings.train.devices.partition(":")
@@ -95,6 +112,8 @@ def pods_of(
         namespace=namespace,
         claim=claim,
         secrets=keys,
+        env_from=tuple(env_from),
+        service_account=service_account,
         num_nodes=settings.train.nodes,
         num_gpus=int(count) if kind == "gpu" else 0,
         num_cpus=max(cpus, int(count)) if kind == "cpu" else cpus,
@@ -103,7 +122,7 @@ def pods_of(
 
 
 def variables_of(variables: Mapping[str, str], pods: Pods, settings: Settings) -> dict[str, str]:
-    """The surroundings as pods see them: storage in the claim, Ray around them, secrets left to `pods`.
+    """The surroundings as pods see them: storage in a store or the claim, Ray around them, secrets in `pods`.
 
     Raises:
         SettingsError: the data, the storage or the tracker is where no pod sees it, or there is a password.
@@ -111,10 +130,17 @@ def variables_of(variables: Mapping[str, str], pods: Pods, settings: Settings) -
     found = {name: value for name, value in variables.items() if name not in pods.secrets}
     found["RECURRA_ADDRESS"] = "auto"
     problems = []
-    if pods.claim is not None:
+    if "://" in found.get("RECURRA_STORAGE", "://"):
+        # Without a folder named, a command refuses to leave its working folder to a cluster.
+        found["RECURRA_CACHE"] = OWN_CACHE if pods.num_nodes == 1 else SHARED_CACHE
+        if pods.num_nodes > 1 and pods.claim is None:
+            hint = "name a ReadWriteMany PersistentVolumeClaim with --claim; the runs do not go there"
+            message = "several pods work on one run's files, so they need a folder in common"
+            problems.append(Problem("--claim", "train.nodes", message, hint))
+    elif pods.claim is not None:
         found["RECURRA_STORAGE"] = STORAGE
-    elif "://" not in found.get("RECURRA_STORAGE", "://"):
-        hint = "name a PersistentVolumeClaim with --claim"
+    else:
+        hint = "name an object store, as s3://bucket/prefix, or a PersistentVolumeClaim with --claim"
         problems.append(Problem("--storage", "", "pods see no folder of this machine", hint))
     if sqlite_path(found.get("RECURRA_TRACKING_URI", "")) is not None:
         hint = "name an MLflow server, as in --tracking-uri http://mlflow:5000"
