@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -40,7 +41,7 @@ def elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return furnish(folder)
 
 
-def manifests(files: FileSystem, pattern: str) -> list[dict[str, object]]:
+def manifests(files: FileSystem, pattern: str) -> list[dict[str, Any]]:
     """The manifests in the bucket whose key holds these words."""
     found = []
     for each in files.get_file_info(FileSelector("team", recursive=True, allow_not_found=True)):
@@ -145,6 +146,28 @@ def test_finished_runs_are_reused_and_used_from_an_empty_cache(
 
 @pytest.mark.fault("kill -9 of the driver")
 @pytest.mark.thorough
+def test_a_reproduction_that_was_killed_goes_on_elsewhere(
+    tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = elsewhere(tmp_path / "here", monkeypatch)
+    first = here.json("run", "words.yaml", *SHORT)
+    process = here.start("reproduce", "models:/words/1")
+    wait_for_published_step(store_files, process)
+    lose(here, process)
+    (stopped,) = manifests(store_files, "reproductions/words/runs/")
+
+    there = elsewhere(tmp_path / "there", monkeypatch)
+    found = there.json("reproduce", "models:/words/1", "--data", "words.parquet")
+    assert found["verdict"] == "reproduced" and found["differences"] == []
+    (ended,) = manifests(store_files, "reproductions/words/runs/")
+    assert ended["run"]["run_id"] == stopped["run"]["run_id"] != first["run_id"]
+    assert Path(found["run_dir"]).name == ended["run"]["run_id"]
+    assert ended["run"]["stages"]["compare"]["summary"] == {"verdict": "reproduced"}
+    assert "evaluation/comparison.json" in ended["files"]
+
+
+@pytest.mark.fault("kill -9 of the driver")
+@pytest.mark.thorough
 def test_a_search_goes_on_elsewhere_and_trains_no_ended_trial_again(
     tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,4 +210,4 @@ def test_what_a_cluster_trained_outlives_it_and_its_working_folder(
     assert again["run_id"] == first["run_id"]
     assert {stage["status"] for stage in again["stages"]} == {"reused"}
     (part,) = manifests(store_files, "/parts/checkpoints.json")
-    assert "checkpoints/best/state.npz" in part["files"]  # type: ignore[operator]
+    assert "checkpoints/best/state.npz" in part["files"]
