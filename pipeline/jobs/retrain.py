@@ -4,7 +4,7 @@
                                         └──▶ reasons: run ─▶ promoted | kept | rejected
 
 <storage>/<name>/retrain.jsonl   one line for every look: {"at", "sources", "watched", "drift", "scored",
-                                 "live_score", "reasons", "notes", "verdict", "run_id"}
+                                 "live_score", "reasons", "notes", "verdict", "run_id", "slot"}
 
 Rows that a run has already been made from are not new, whether its model became champion or not.
 """
@@ -52,7 +52,12 @@ class Look:
 
 
 def retrain(
-    settings: Settings, *, around: Surroundings, force: bool = False, dry_run: bool = False
+    settings: Settings,
+    *,
+    around: Surroundings,
+    force: bool = False,
+    dry_run: bool = False,
+    slot: str = "",
 ) -> dict[str, Any]:
     """Run if there is a reason; what `--json` prints.
 
@@ -61,6 +66,7 @@ def retrain(
         around: where.
         force: run without a reason, too.
         dry_run: only say what would be done.
+        slot: of a schedule, for the journal.
 
     Raises:
         DataError: the files are at fault.
@@ -73,7 +79,7 @@ def retrain(
     if dry_run or not found.reasons:
         verdict = "would run" if found.reasons else SKIPPED
         if not dry_run:
-            _enter(journal, found, verdict=SKIPPED, run_id=None)
+            _enter(journal, found, verdict=SKIPPED, run_id=None, slot=slot)
         return _without_run(found, verdict)
     for reason in found.reasons:
         around.console.note(f"retrain: {reason}")
@@ -84,7 +90,7 @@ def retrain(
         "live_score": found.live_score,
     }
     outcome = as_data(execute(settings, until="register", around=replace(around, why=why)))
-    _enter(journal, found, verdict=outcome["verdict"], run_id=outcome["run_id"])
+    _enter(journal, found, verdict=outcome["verdict"], run_id=outcome["run_id"], slot=slot)
     return {**outcome, "why": found.reasons, "live_score": found.live_score}
 
 
@@ -244,7 +250,7 @@ def _days_since(iso: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(iso)) / timedelta(days=1)
 
 
-def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> None:
+def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None, slot: str) -> None:
     mirrors.append(
         journal,
         {
@@ -258,6 +264,7 @@ def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> N
             "notes": found.notes,
             "verdict": verdict,
             "run_id": run_id,
+            "slot": slot,
         },
     )
 
