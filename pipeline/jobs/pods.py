@@ -79,25 +79,10 @@ def pods_of(
     Raises:
         SettingsError: with everything that is missing, or that no cluster can make sense of.
     """
-    problems, keys = [], {}
+    keys, problems = _references(from_secrets, env_from, service_account)
     if image is None:
         hint = "build docker/Dockerfile, and push it to where the cluster pulls from"
         problems.append(Problem("--image", "", "is missing: what the pods run", hint))
-    for text in from_secrets:
-        found = _KEY_OF_SECRET.fullmatch(text)
-        if found is None:
-            # Somebody may have written the secret itself.
-            message = f"{text.partition('=')[0]!r} is not given as VARIABLE=SECRET/KEY"
-            problems.append(Problem("--from-secret", "", message, "name a Secret of the cluster and its key"))
-        else:
-            keys[found[1]] = SecretKey(found[2], found[3])
-    if not all(map(_NAME.fullmatch, env_from)):
-        # Here too, somebody may have written the secret itself.
-        hint = "name a Secret of the cluster, whose keys are the names of variables"
-        problems.append(Problem("--env-from", "", "received what is no name of a Secret", hint))
-    if service_account is not None and not _NAME.fullmatch(service_account):
-        message = f"{service_account!r} is no name of a ServiceAccount"
-        problems.append(Problem("--service-account", "", message, ""))
     if not _QUANTITY.fullmatch(memory):
         problems.append(Problem("--memory", "", f"{memory!r} is no amount of memory", "as in 16Gi"))
     kind, _, count = settings.train.devices.partition(":")
@@ -119,6 +104,28 @@ def pods_of(
         num_cpus=max(cpus, int(count)) if kind == "cpu" else cpus,
         memory=memory,
     )
+
+
+def _references(
+    from_secrets: Iterable[str], env_from: Iterable[str], service_account: str | None
+) -> tuple[dict[str, SecretKey], list[Problem]]:
+    """The keys of Secrets by variable, and what is wrong with names; a secret itself is never repeated."""
+    keys, problems = {}, []
+    for text in from_secrets:
+        found = _KEY_OF_SECRET.fullmatch(text)
+        if found is None:
+            # Somebody may have written the secret itself.
+            message = f"{text.partition('=')[0]!r} is not given as VARIABLE=SECRET/KEY"
+            problems.append(Problem("--from-secret", "", message, "name a Secret of the cluster and its key"))
+        else:
+            keys[found[1]] = SecretKey(found[2], found[3])
+    if not all(map(_NAME.fullmatch, env_from)):
+        hint = "name a Secret of the cluster, whose keys are the names of variables"
+        problems.append(Problem("--env-from", "", "received what is no name of a Secret", hint))
+    if service_account is not None and not _NAME.fullmatch(service_account):
+        message = f"{service_account!r} is no name of a ServiceAccount"
+        problems.append(Problem("--service-account", "", message, "as in trainer"))
+    return keys, problems
 
 
 def variables_of(variables: Mapping[str, str], pods: Pods, settings: Settings) -> dict[str, str]:
