@@ -106,6 +106,7 @@ def reproduce(model: str, *, tolerance: float, data: Sequence[str], around: Surr
     _refuse_absent_data(record.settings)
     with _own_folder(around, version, record) as folder, _cluster(record.settings, around) as cluster:
         around.console.note(f"Training {version.uri} again in {folder.path}")
+        cluster.share(folder.path)
         _again(record, folder, cluster, around)
         found = differences(record.lineage, lineage(folder))
         figures: list[Figure] = []

@@ -3,9 +3,7 @@
 /project          the claim, where there is one
   conf/           the settings files, of a ConfigMap
   runs/           the storage, where that is no object store
-  cache/          the working folder of an object store, where several pods share it
-/tmp              of each pod, and gone with it
-  cache/          the working folder of an object store, where one pod does all the work
+/tmp              of each pod, and gone with it: the working folder of an object store, and copies of files
 
 What only this machine has, as a folder or a SQLite file, is refused before anything is printed, and so is a
 password in a URL.
@@ -23,7 +21,6 @@ from pipeline.backends.addresses import redact, sqlite_path
 PROJECT = "/project"
 SETTINGS = f"{PROJECT}/conf"
 STORAGE = f"{PROJECT}/runs"
-SHARED_CACHE, OWN_CACHE = f"{PROJECT}/cache", "/tmp/cache"
 MAX_CONFIG_MAP_BYTES = 1_000_000
 
 _QUANTITY = re.compile(r"[1-9][0-9]*(?:\.[0-9]+)?(?:[KMGT]i|[kMGT])?")
@@ -138,12 +135,8 @@ def variables_of(variables: Mapping[str, str], pods: Pods, settings: Settings) -
     found["RECURRA_ADDRESS"] = "auto"
     problems = []
     if "://" in found.get("RECURRA_STORAGE", "://"):
-        # Without a folder named, a command refuses to leave its working folder to a cluster.
-        found["RECURRA_CACHE"] = OWN_CACHE if pods.num_nodes == 1 else SHARED_CACHE
-        if pods.num_nodes > 1 and pods.claim is None:
-            hint = "name a ReadWriteMany PersistentVolumeClaim with --claim; the runs do not go there"
-            message = "several pods work on one run's files, so they need a folder in common"
-            problems.append(Problem("--claim", "train.nodes", message, hint))
+        # A folder of this machine; that of a pod is in its home.
+        found.pop("RECURRA_CACHE", None)
     elif pods.claim is not None:
         found["RECURRA_STORAGE"] = STORAGE
     else:

@@ -110,5 +110,3 @@ def test_for_kubernetes_runs_may_be_in_a_bucket_which_is_not_asked(
     pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "trainer"
     assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "store"}}]
-    said = failure(capsys, "submit", *given, "--set", "train.nodes=2", "--json")
-    assert said["exit_code"] == 2 and "--claim" in said["error"]

@@ -260,7 +260,7 @@ def test_runs_in_a_store_need_no_volume_and_say_by_what_right_pods_reach_it(
         plain = {each["name"]: each["value"] for each in container["env"] if "value" in each}
         assert plain["RECURRA_STORAGE"] == "s3://runs/team"
         writable = [each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")]
-        assert any(plain["RECURRA_CACHE"].startswith(f"{path}/") for path in writable)
+        assert plain["HOME"] in writable and "RECURRA_CACHE" not in plain
         assert spec.get("serviceAccountName") == options.get("service_account")
         references = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
         assert references == list(options.get("env_from", ()))
@@ -273,18 +273,15 @@ def test_runs_in_a_store_need_no_volume_and_say_by_what_right_pods_reach_it(
             assert creating["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
 
 
-def test_several_pods_share_the_working_folder_of_a_store_in_the_claim(conf: Path) -> None:
+def test_several_pods_need_no_volume_either(conf: Path) -> None:
     settings = line_settings(Path("x"), data={"path": "s3://rows/a.parquet"}, train={"nodes": 3})
-    found = objects(a_run(conf, **{**STORE, "settings": settings}))["RayJob"]
-    specs = pod_specs(found)
+    given = {**STORE, "settings": settings, "options": {"claim": None}}
+    specs = pod_specs(objects(a_run(conf, **given))["RayJob"])
     assert len(specs) == 2
-    for spec in specs:
-        (claim,) = [each for each in spec["volumes"] if "persistentVolumeClaim" in each]
-        (container,) = spec["containers"]
-        (mount,) = [each for each in container["volumeMounts"] if each["name"] == claim["name"]]
-        plain = {each["name"]: each["value"] for each in container["env"]}
-        assert plain["RECURRA_CACHE"].startswith(f"{mount['mountPath']}/")
-        assert plain["RECURRA_STORAGE"] == "s3://runs/team"
+    assert [list(volume) for spec in specs for volume in spec["volumes"]] == 2 * [
+        ["name", "emptyDir"],
+        ["name", "configMap"],
+    ]
 
 
 @pytest.mark.parametrize(

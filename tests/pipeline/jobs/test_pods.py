@@ -43,25 +43,11 @@ def test_the_surroundings_are_those_of_a_pod() -> None:
     assert found == {**VARIABLES, **expected}
 
 
-@pytest.mark.parametrize(
-    ("pods", "cache"),
-    [
-        (Pods("i"), "/tmp/cache"),
-        (Pods("i", claim="rows"), "/tmp/cache"),
-        (Pods("i", claim="rows", num_nodes=2), "/project/cache"),
-    ],
-)
-def test_runs_in_a_store_need_a_working_folder_that_all_pods_see(pods: Pods, cache: str) -> None:
-    variables = {**VARIABLES, "RECURRA_STORAGE": "s3://runs/here", "RECURRA_CACHE": "/home/me/.cache"}
-    found = variables_of(variables, pods, SETTINGS)
-    assert found == {**variables, "RECURRA_CACHE": cache, "RECURRA_ADDRESS": "auto"}
-
-
-def test_several_pods_without_a_folder_in_common_are_refused() -> None:
+@pytest.mark.parametrize("pods", [Pods("i"), Pods("i", num_nodes=2), Pods("i", claim="rows", num_nodes=2)])
+def test_runs_in_a_store_stay_there_and_a_working_folder_of_this_machine_is_left_out(pods: Pods) -> None:
     variables = {**VARIABLES, "RECURRA_STORAGE": "s3://runs/here"}
-    with pytest.raises(SettingsError, match=r"a folder in common") as caught:
-        variables_of(variables, Pods("i", num_nodes=2), SETTINGS)
-    assert "--claim" in str(caught.value) and len(caught.value.problems) == 1
+    found = variables_of({**variables, "RECURRA_CACHE": "/home/me/.cache"}, pods, SETTINGS)
+    assert found == {**variables, "RECURRA_ADDRESS": "auto"}
 
 
 def test_what_is_no_name_of_kubernetes_is_refused_and_a_secret_not_repeated() -> None:
