@@ -162,7 +162,10 @@ class Process:
             return None
         if self._process is None and (self._is_held() or self._goes_on_elsewhere()):
             return None
-        outcome = self._outcome()
+        try:
+            outcome = self._outcome()
+        except StorageError:
+            return None  # the store is away, and the next look may tell
         if code is not None and code < 0:
             # Killed: nothing that it may have printed counts.
             return None, None

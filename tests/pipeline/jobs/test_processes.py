@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import pytest
 
 import pipeline
 from components.errors import BusyError
-from pipeline.backends import claims, mirrors
+from pipeline.backends import buckets, claims, mirrors
 from pipeline.jobs import processes
 from pipeline.jobs.diary import Slot
 from pipeline.jobs.processes import Processes, in_slot
@@ -206,6 +207,19 @@ def test_with_an_object_store_one_that_died_elsewhere_is_lost_once_its_claim_is_
     process.kill()
     assert until(process.ended) == (None, None)
     assert until(found.ended) == (None, None)
+
+
+def test_while_the_object_store_is_away_nothing_is_said_to_have_ended(on_machine, monkeypatch):
+    _, there = on_machine("there")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        closed = free.getsockname()[1]
+    monkeypatch.setattr(buckets, "WAITS", ())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed}")
+    found = there.find(SLOT)
+    assert found.ended() is None
+    # Nor where it goes away between the two questions.
+    monkeypatch.setattr(found._elsewhere, "goes_on", lambda: False)
+    assert found.ended() is None
 
 
 def test_outside_of_a_slot_nothing_is_held(on_machine, monkeypatch):
