@@ -46,7 +46,7 @@ def test_the_surroundings_are_those_of_a_pod() -> None:
 @pytest.mark.parametrize("pods", [Pods("i"), Pods("i", num_nodes=2), Pods("i", claim="rows", num_nodes=2)])
 def test_runs_in_a_store_stay_there_and_a_working_folder_of_this_machine_is_left_out(pods: Pods) -> None:
     variables = {**VARIABLES, "RECURRA_STORAGE": "s3://runs/here"}
-    found = variables_of({**variables, "RECURRA_CACHE": "/home/me/.cache"}, pods, SETTINGS)
+    found = variables_of({**variables, "RECURRA_CACHE": "/somewhere/cache"}, pods, SETTINGS)
     assert found == {**variables, "RECURRA_ADDRESS": "auto"}
 
 
