@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import RetrainSettings, Settings
-from pipeline.backends import mirrors, workspace
+from pipeline.backends import journals, mirrors, workspace
 from pipeline.backends.registry import Registry, Version
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
@@ -31,7 +31,6 @@ from pipeline.run import Surroundings, data_digests, data_files, execute
 from pipeline.stages.prepare import num_rows
 from pipeline.stages.register import ROWS_TAG, SOURCES_TAG
 
-JOURNAL = "retrain.jsonl"
 SKIPPED = "skipped"
 PATIENCE_SECONDS = 20.0
 
@@ -72,7 +71,7 @@ def retrain(
         DataError: the files are at fault.
         TrackerError: the registry cannot be asked.
     """
-    journal = around.storage / settings.name / JOURNAL
+    journal = around.storage / settings.name / journals.LOOKS
     found = look(settings, around=around, journal=mirrors.read(journal))
     if force and not found.reasons:
         found.reasons.append("It was asked for with --force.")

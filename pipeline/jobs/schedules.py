@@ -10,13 +10,12 @@ from zoneinfo import ZoneInfo
 
 from components.errors import ModelError
 from components.lookup import nearest
-from pipeline.backends import mirrors
+from pipeline.backends import journals, mirrors
 from pipeline.backends.addresses import redact, sqlite_path
 from pipeline.backends.signals import Signals
 from pipeline.console import Console
 from pipeline.jobs.diary import PENDING, RUNNING, Diary, Schedule, Slot
 from pipeline.jobs.processes import FOLDER, Processes
-from pipeline.jobs.retrain import JOURNAL
 from pipeline.jobs.schedule import Rules, Scheduler, plan_of
 from pipeline.jobs.slots import Timetable, moment
 
@@ -80,7 +79,7 @@ def lead(
         )
     if schedule.paused:
         console.warn(f"It is paused: {schedule.paused}. `recurra schedule resume {name}` ends that.")
-    starter = Processes(storage, name, command, variables, journal=storage / model / JOURNAL)
+    starter = Processes(storage, name, command, variables, journal=storage / model / journals.LOOKS)
     Scheduler(schedule, diary=diary, lease=lease, starter=starter, console=console).run(signals)
 
 
