@@ -102,6 +102,7 @@ def test_a_run_away_from_its_folder_gives_what_a_local_one_gives(
 
 
 @pytest.mark.fault("a machine that is gone")
+@pytest.mark.thorough
 def test_a_machine_lost_while_rows_are_prepared(place: Place, machines: Machines) -> None:
     (place.path / "rows").mkdir()
     for number in range(NUM_FILES):
@@ -169,6 +170,7 @@ def test_a_machine_lost_while_searching(place: Place, machines: Machines) -> Non
 
 
 @pytest.mark.fault("a machine that is gone")
+@pytest.mark.thorough
 def test_a_machine_lost_while_predicting(
     finished: tuple[Place, dict[str, Any]], place: Place, machines: Machines
 ) -> None:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -114,8 +113,9 @@ def count(*, checkpoints: Path, stop: Path) -> Iterator[tuple[int, bool]]:
             old.rmdir()
         (checkpoints / f"step-{step}").mkdir()
         (checkpoints / f"step-{step}" / "state").write_bytes(bytes([step]) * step)
-        yield step, stop.exists()
-        if stop.exists():
+        stopped = stop.exists()
+        yield step, stopped
+        if stopped:
             return
         time.sleep(0.1)
 
@@ -125,16 +125,24 @@ def refuse(*, data: Path) -> None:
     raise DataError("Bad rows.")
 
 
+class Away(Cluster):
+    """All of whose processes take a folder for another machine's."""
+
+    away: Shared | None = None
+
+    @property
+    def shared(self) -> Shared | None:
+        return self.away
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster(address=None, num_cpus=1) as cluster:
-        _ = cluster.ray
+def away() -> Iterator[Away]:
+    with Away(address=None, num_cpus=1) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def shared(cluster: Cluster, tmp_path: Path) -> Iterator[Shared]:
-    """A folder that every process takes for another machine's."""
+def cluster(away: Away, tmp_path: Path) -> Iterator[Cluster]:
     run = tmp_path / "run"
     (run / "data").mkdir(parents=True)
     for name in ("a", "b", "gone"):
@@ -142,26 +150,20 @@ def shared(cluster: Cluster, tmp_path: Path) -> Iterator[Shared]:
     (run / ".prepare").mkdir()
     (run / ".prepare/rows.arrow").write_bytes(b"rows")
     (run / ".prepare/others").touch()
-    folder = staging.Folder(cluster.ray, run)
+    folder = staging.Folder(away.ray, run)
     assert folder.shared.is_here
-    yield dataclasses.replace(folder.shared, token="another")
+    away.away = dataclasses.replace(folder.shared, token="another")
+    yield away
     folder.close()
     assert not (run / staging.HIDDEN).exists()
 
 
-def away(cluster: Cluster, shared: Shared, function: Any, **kwargs: Any) -> Any:
-    carried, around = staging.carried(shared, function, kwargs, streams=False)
-    return cluster.task(carried, **around).result()
-
-
 @slow
 def test_work_elsewhere_has_the_files_it_names_and_leaves_what_it_wrote(
-    cluster: Cluster, shared: Shared, tmp_path: Path
+    cluster: Cluster, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    piece, seen = away(
-        cluster,
-        shared,
+    task = cluster.task(
         note,
         data=run / "data",
         piece=Piece(str(run / ".prepare/rows.arrow"), (3,)),
@@ -169,6 +171,7 @@ def test_work_elsewhere_has_the_files_it_names_and_leaves_what_it_wrote(
         target=run / "out.txt",
         stop=run / "stop",
     )
+    piece, seen = task.result()
     assert seen == [".lock", ".prepare", ".prepare/rows.arrow", "data", "data/a", "data/b", "data/gone"]
     assert piece == Piece(str(run / ".prepare/made.arrow"), (3,))
     assert Path(piece.path).read_bytes() == b"rowsrows"
@@ -178,22 +181,21 @@ def test_work_elsewhere_has_the_files_it_names_and_leaves_what_it_wrote(
 
 
 @slow
-def test_an_error_elsewhere_comes_out_as_it_was(cluster: Cluster, shared: Shared, tmp_path: Path) -> None:
+def test_an_error_elsewhere_comes_out_as_it_was(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^Bad rows\.$"):
-        away(cluster, shared, refuse, data=tmp_path / "run/data")
+        cluster.task(refuse, data=tmp_path / "run/data").result()
 
 
 @slow
 def test_checkpoints_arrive_with_the_items_and_a_signal_reaches_the_work(
-    cluster: Cluster, shared: Shared, tmp_path: Path
+    cluster: Cluster, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     (run / "checkpoints/step-7").mkdir(parents=True)
     (run / "checkpoints/step-7/state").write_bytes(b"7")
     kwargs = {"checkpoints": run / "checkpoints", "stop": run / "stop"}
-    carried, around = staging.carried(shared, count, kwargs, streams=True)
     steps, told = [], []
-    for step, stopped in cluster.worker().stream(carried, **around):
+    for step, stopped in cluster.worker().stream(count, **kwargs):
         steps.append(step)
         told.append(stopped)
         newest = max(int(path.name.partition("-")[2]) for path in (run / "checkpoints").iterdir())
@@ -208,15 +210,12 @@ def test_checkpoints_arrive_with_the_items_and_a_signal_reaches_the_work(
 
 
 @slow
-def test_a_process_that_dies_elsewhere_has_left_its_last_checkpoint(
-    cluster: Cluster, shared: Shared, tmp_path: Path
-) -> None:
+def test_a_process_that_dies_elsewhere_has_left_its_last_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir()
     kwargs = {"checkpoints": run / "checkpoints", "stop": run / "stop"}
-    carried, around = staging.carried(shared, count, kwargs, streams=True)
     worker = cluster.worker()
-    items = worker.stream(carried, **around)
+    items = worker.stream(count, **kwargs)
     for step, _ in items:
         if step == 3:
             break
