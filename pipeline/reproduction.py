@@ -6,23 +6,23 @@
     train ─ evaluate              in <storage>/reproductions/<name>/<run_id>/, nothing taken over
        │
        ▼
-    differences, likely cause first ─▶ reproduced | not reproduced
+    compare: differences, likely cause first ─▶ reproduced | not reproduced
 
-Nothing is registered, and MLflow hears nothing of it.
+Nothing is registered, and MLflow hears nothing of it. One that was stopped or killed is gone on with by the
+same command, on any machine that shares the storage; one that came to its end is done anew.
 """
 
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from components.data.readers import expand
-from components.errors import DataError, Interrupted, ModelError, Terminated
+from components.errors import DataError, ModelError, RecurraError
 from components.evaluation import agreements, rivals
 from components.training.checkpoints import HISTORY
 from conf.load import Problem, SettingsError, recorded
@@ -33,21 +33,22 @@ from pipeline.backends.cluster import Cluster
 from pipeline.backends.lineages import LINEAGE, lineage
 from pipeline.backends.packages import TUNED
 from pipeline.backends.recorders import Recorder
-from pipeline.backends.registry import Registry, Version
+from pipeline.backends.registry import DIGEST_TAG, Registry, Version
 from pipeline.backends.tracking import Store
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
-from pipeline.run import Surroundings, resources, versions_here
+from pipeline.run import StoredAtEnd, Surroundings, keys_again, resources, versions_here
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.prepare import prepare
 from pipeline.stages.train import train
 
 SETTINGS, METRICS = "settings.yaml", "metrics.json"
 CARRIED = (SETTINGS, TUNED, LINEAGE, HISTORY, METRICS)
-REPRODUCTIONS = "reproductions"
+REPRODUCTIONS, COMPARE, COMPARISON = "reproductions", "compare", "comparison.json"
 PATIENCE_SECONDS = 20.0
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 BOUNDS = ("_low", "_high")
+AT_FAULT = 2  # the exit code of what no second try can help
 
 
 @dataclass(frozen=True)
@@ -103,29 +104,47 @@ def reproduce(model: str, *, tolerance: float, data: Sequence[str], around: Surr
     version = registry.resolve(model)
     record = _record(registry, version, data)
     _refuse_absent_data(record.settings)
-    with _own_folder(around, record.settings) as folder, _cluster(record.settings, around) as cluster:
+    with _own_folder(around, version, record) as folder, _cluster(record.settings, around) as cluster:
         around.console.note(f"Training {version.uri} again in {folder.path}")
         cluster.share(folder.path)
-        shared: dict[str, Any] = {"folder": folder, "cluster": cluster, "console": around.console}
-        _stage(folder, "prepare", prepare(record.settings, **shared))
+        _again(record, folder, cluster, around)
         found = differences(record.lineage, lineage(folder))
         figures: list[Figure] = []
         if not _other_rows(found):
-            trained = train(
-                record.settings,
-                key=folder.run_id,
-                # Nobody listens: this run is not one of the model's.
-                tracker=Recorder(lambda entry: None, earlier=()),
-                signals=around.signals,
-                most_epochs=record.lineage.get("epochs"),
-                **shared,
-            )
-            _stage(folder, "train", trained)
-            _stage(folder, "evaluate", evaluate(record.settings, **shared))
-            found = differences(record.lineage, lineage(folder))
             figures = [*_compared(record, folder, tolerance=tolerance)]
             figures += _answers(registry, version, folder, cluster, tolerance=tolerance)
         return _conclude(version, folder, found, figures, record, tolerance=tolerance)
+
+
+def _again(record: _Record, folder: RunFolder, cluster: Cluster, around: Surroundings) -> None:
+    """The stages once more, as far as they are not done yet; with other rows nothing is trained."""
+    settings, key = record.settings, folder.read()["plan"]["train"]
+    shared: dict[str, Any] = {"folder": folder, "cluster": cluster, "console": around.console}
+    _stage(folder, "prepare", lambda: prepare(settings, **shared))
+    if _other_rows(differences(record.lineage, lineage(folder))):
+        return
+    training: Callable[[], dict[str, Any]] = lambda: train(  # noqa: E731
+        settings,
+        key=key,
+        # Nobody listens: this run is not one of the model's.
+        tracker=Recorder(lambda entry: None, earlier=()),
+        signals=around.signals,
+        most_epochs=record.lineage.get("epochs"),
+        **shared,
+    )
+    _stage(folder, "train", training)
+    _stage(folder, "evaluate", lambda: evaluate(settings, **shared))
+
+
+def _stage(folder: RunFolder, name: str, action: Callable[[], Mapping[str, Any]]) -> None:
+    """Do a stage, unless it was done before the command was stopped, and store what it leaves."""
+    key = folder.read()["plan"][name]
+    if folder.is_done(name, key):
+        return
+    folder.update_stage(name, status="running", key=key)
+    folder.publish()
+    folder.update_stage(name, status="done", summary=dict(action()))
+    folder.publish()
 
 
 def _record(registry: Registry, version: Version, data: Sequence[str]) -> _Record:
@@ -172,22 +191,50 @@ def _refuse_absent_data(settings: Settings) -> None:
 
 
 @contextmanager
-def _own_folder(around: Surroundings, settings: Settings) -> Iterator[RunFolder]:
-    """A fresh run folder, which is gone where the reproduction came to no end."""
-    with ExitStack() as holder:
-        folder = workspace.create(
-            around.storage / REPRODUCTIONS, settings.name, plan={}, versions=versions_here(), holder=holder
+def _own_folder(around: Surroundings, version: Version, record: _Record) -> Iterator[RunFolder]:
+    """The run folder, held: that of a reproduction of the same that was stopped, or a fresh one.
+
+    It goes where the settings or the data are at fault.
+    """
+    versions = versions_here()
+    what = {
+        "model": version.uri,
+        # Whichever way a machine gets to the registry, it is the same version.
+        "bundle": version.tags.get(DIGEST_TAG),
+        "epochs": record.lineage.get("epochs"),
+        "versions": versions,
+    }
+    plan = keys_again(record.settings, storage=around.storage, of=what)
+    with ExitStack() as stack:
+        folder = workspace.taken_up(
+            around.storage,
+            f"{REPRODUCTIONS}/{record.settings.name}",
+            fits=lambda each: _is_stopped(each, plan),
+            holder=stack,
+            note=around.console.note,
         )
+        if folder is None:
+            folder = workspace.create(
+                around.storage / REPRODUCTIONS,
+                record.settings.name,
+                plan=plan,
+                versions=versions,
+                holder=stack,
+            )
+        folder.settings.write_text(as_yaml(record.settings), "utf8")
+        folder.publish(anew=True)
+        stack.enter_context(StoredAtEnd(folder, around.console))
         try:
-            folder.settings.write_text(as_yaml(settings), "utf8")
             yield folder
-        except (Interrupted, Terminated) as error:
-            shutil.rmtree(folder.path, ignore_errors=True)
-            hint = "Nothing was kept; the same command begins anew."
-            raise type(error)(error.message.partition(".")[0] + ".", hint=hint) from error
-        except BaseException:
-            shutil.rmtree(folder.path, ignore_errors=True)
+        except RecurraError as error:
+            if error.exit_code == AT_FAULT:
+                folder.remove()
             raise
+
+
+def _is_stopped(folder: RunFolder, plan: Mapping[str, str]) -> bool:
+    """Whether it is a reproduction of the same that came to no end."""
+    return folder.read()["plan"] == plan and folder.summary(COMPARE) is None
 
 
 def _cluster(settings: Settings, around: Surroundings) -> Cluster:
@@ -201,10 +248,6 @@ def _cluster(settings: Settings, around: Surroundings) -> Cluster:
     )
     cluster.on_attach.append(around.signals.install)
     return cluster
-
-
-def _stage(folder: RunFolder, name: str, summary: Mapping[str, Any]) -> None:
-    folder.update_stage(name, status="done", key=folder.run_id, summary=dict(summary))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -301,10 +344,7 @@ def _conclude(
 ) -> dict[str, Any]:
     other_rows = _other_rows(found)
     well = not other_rows and all(figure.within for figure in figures)
-    if other_rows:
-        # As with all that is wrong with the data, nothing is left.
-        shutil.rmtree(folder.path)
-    return {
+    outcome = {
         "model": version.uri,
         "verdict": REPRODUCED if well else NOT_REPRODUCED,
         "reasons": _reasons(found, figures, record, tolerance=tolerance),
@@ -314,6 +354,13 @@ def _conclude(
         "figures": [asdict(each) for each in figures],
         "run_dir": None if other_rows else str(folder.path),
     }
+    if other_rows:
+        # As with all that is wrong with the data, nothing is left.
+        folder.remove()
+    else:
+        workspace.write_json(folder.evaluation / COMPARISON, outcome)
+        folder.update_stage(COMPARE, status="done", summary={"verdict": outcome["verdict"]})
+    return outcome
 
 
 def _reasons(

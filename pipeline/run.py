@@ -197,10 +197,7 @@ def plan(
         hint = "add `tune:` with a `space`; docs/guides/tuning.md"
         raise SettingsError([Problem("recurra tune", "tune", "there is nothing to search", hint)])
     inputs = _inputs(settings, storage=storage, tracking_uri=tracking_uri)
-    keys: dict[str, str] = {}
-    above = ""
-    for name in inputs:
-        above = keys[name] = workspace.fingerprint({"above": above, **inputs[name]})
+    keys = _chained(inputs, first="")
     earlier = workspace.runs(storage, settings.name)
     same = [folder for folder in earlier if folder.read()["plan"] == keys]
     stages: list[Planned] = []
@@ -218,6 +215,29 @@ def plan(
             reason = _reason(name, keys[name], inputs[name], earlier) or f"{above_it} runs anew"
         stages.append(Planned(name, keys[name], inputs[name], reason, source))
     return Plan(settings.name, storage, keys, tuple(stages), same[0] if same else None, override)
+
+
+def _chained(inputs: Mapping[str, Mapping[str, Any]], *, first: str) -> dict[str, str]:
+    """The stages' keys: each follows from its own inputs and from the key above it."""
+    keys: dict[str, str] = {}
+    above = first
+    for name in inputs:
+        above = keys[name] = workspace.fingerprint({"above": above, **inputs[name]})
+    return keys
+
+
+def keys_again(settings: Settings, *, storage: Path, of: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of prepare, train and evaluate where they are done once more for their own sake.
+
+    Args:
+        of: what is done again; with something else here no key is the same.
+
+    Raises:
+        DataError: there is no data, or no file of vectors, at the path.
+    """
+    inputs = _inputs(settings, storage=storage, tracking_uri="")  # which only registering has to do with
+    wanted = {name: inputs[name] for name in ("prepare", "train", "evaluate")}
+    return _chained(wanted, first=workspace.fingerprint(of))
 
 
 def _is_promoted(folder: RunFolder) -> bool:
@@ -418,7 +438,7 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
             workspace.write_json(folder.path / workspace.RETRAIN, dict(around.why))
         # Before anything else is done: from here on whoever held it before and still lives is refused.
         folder.publish(anew=True)
-        stack.enter_context(_Last(folder, around.console))
+        stack.enter_context(StoredAtEnd(folder, around.console))
         return Outcome(folder, _Work(settings, planned, folder, cluster, around, stack, reuse).run())
 
 
@@ -522,13 +542,16 @@ def _require_gpu(settings: Settings, cluster: Cluster) -> None:
 
 def _own_folder(planned: Plan, stack: ExitStack, *, note: Callable[[str], None]) -> RunFolder:
     """An earlier run to go on with if nobody else is at it, or a new one; held until the stack ends."""
-    for folder in workspace.runs(planned.storage, planned.name):
-        ours = _fits(folder, planned) and stack.enter_context(folder.held(note))
-        # Asked once it is held: another process may have finished it since the plan was made.
-        if ours and _fits(folder, planned) and not planned.is_fulfilled(folder):
-            folder.bring()
-            folder.update(plan=planned.keys)
-            return folder
+    folder = workspace.taken_up(
+        planned.storage,
+        planned.name,
+        fits=lambda each: _fits(each, planned) and not planned.is_fulfilled(each),
+        holder=stack,
+        note=note,
+    )
+    if folder is not None:
+        folder.update(plan=planned.keys)
+        return folder
     return workspace.create(
         planned.storage, planned.name, plan=planned.keys, versions=versions_here(), holder=stack
     )
@@ -560,7 +583,7 @@ def _reused(stage: Planned, around: Surroundings) -> StageReport:
     return StageReport(stage.name, "reused", 0.0, stage.reason)
 
 
-class _Last:
+class StoredAtEnd:
     """Stores a run as the command leaves it: ended or stopped, its tracker closed."""
 
     def __init__(self, folder: RunFolder, console: Console) -> None:

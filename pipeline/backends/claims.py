@@ -70,6 +70,27 @@ class Claim:
                 return
 
 
+class Watch:
+    """Whether anybody holds a claim, for one who does not want it; asking takes no time."""
+
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        self.bucket, self.key = bucket, key
+        self._seen, self._since = "", 0.0
+
+    def is_held(self) -> bool:
+        """Whether it is there and was renewed of late, by the store's own clock or since it is watched.
+
+        Raises:
+            StorageError: the store cannot be reached.
+        """
+        found = self.bucket.get(self.key)
+        if found is None:
+            return False
+        if found.etag != self._seen:
+            self._seen, self._since = found.etag, time.monotonic()
+        return max(found.age, time.monotonic() - self._since) < LEASE_SECONDS
+
+
 @contextmanager
 def claimed(
     bucket: Bucket, key: str, *, place: str, note: Callable[[str], None] = lambda text: None

@@ -29,6 +29,7 @@ CONNECT_SECONDS = 10.0
 IMPOSSIBLE_SECONDS = 20.0
 START_SECONDS, MAX_STARTS = 120.0, 3
 HEAD_SECONDS = 5.0  # of silence, after which the head is asked for
+HANG_HINT = "Does a disk or a GPU hold it up? train.hang_seconds says how long is too long."
 TOKEN = Path("~/.ray/auth_token")
 PACKAGES = ("conf", "components", "pipeline")
 
@@ -98,7 +99,7 @@ class Worker:
                     ray.kill(self._actor)
                     raise WorkerLost(
                         f"A worker process gave no sign of life for {patience:.0f} s.",
-                        hint="Does a disk or a GPU hold it up? train.hang_seconds says how long is too long.",
+                        hint=HANG_HINT,
                     )
             try:
                 reference = next(references)

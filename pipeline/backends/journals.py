@@ -15,6 +15,8 @@ from typing import Any
 
 from components.errors import StorageError
 
+LOOKS = "retrain.jsonl"  # of a name: every look for a reason to train again, and what came of it
+
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:
     """Write one line, and wait until the disk has it.

@@ -4,8 +4,9 @@
                                                └▶ worker 1, ...
 
 A worker that dies takes its group with it; Ray Train starts a new one, and what the function left in the
-storage is all it goes on from. Ray Train's own checkpoints, reports and TensorFlow set-up are not used: the
-last one would switch Keras to its old version.
+storage is all it goes on from. When one hangs, the others wait for its part of the gradient, and nobody can
+tell which it is: `stream` ends them all, which counts as a death like any other. Ray Train's own checkpoints,
+reports and TensorFlow set-up are not used: the last one would switch Keras to its old version.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import ClusterError, RecurraError
-from pipeline.backends.cluster import START_SECONDS, Cluster, WorkerLost, result
+from pipeline.backends.cluster import HANG_HINT, START_SECONDS, Cluster, WorkerLost, result
 from pipeline.backends.staging import Returned
 
 POLL_SECONDS, END_SECONDS = 1.0, 30.0
@@ -46,6 +47,7 @@ def stream(
     scratch: Path,
     max_restarts: int,
     warn: Callable[[str], None],
+    patience: float | None = None,
     **kwargs: Any,
 ) -> Iterator[Any]:
     """The items of a generator function that runs on all workers at once, as the first one yields them.
@@ -59,10 +61,12 @@ def stream(
         scratch: a folder that all machines see, for Ray Train's own notes; it is removed.
         max_restarts: of the group.
         warn: is told of lost workers.
+        patience: seconds without an item after which the workers are ended, which is one of the restarts;
+            None: they are waited for without end.
 
     Raises:
         ClusterError: no room for all workers within two minutes.
-        WorkerLost: workers were lost more than `max_restarts` times.
+        WorkerLost: workers were lost, or hung, more than `max_restarts` times.
     """
     from ray.util.queue import Queue
 
@@ -72,11 +76,11 @@ def stream(
     carried, around = cluster.carried(function, kwargs, streams=True)
     job = {"function": carried, "kwargs": around, "items": items}
     running = crew.run.remote(job, cluster.resources_each(), cluster.num_nodes, str(scratch), max_restarts)
-    controllers: list[Any] = []
+    group = _Group(cluster, patience, warn)
     try:
-        yield from _items(cluster, items, running, controllers, warn)
+        yield from _items(group, items, running)
     finally:
-        _end(ray, running, controllers)
+        _end(ray, running, group.controllers)
         ray.kill(crew)
         items.shutdown(force=True)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -94,37 +98,91 @@ def _end(ray: Any, running: Any, controllers: Sequence[Any]) -> None:
             ray.get(controller.abort.remote(), timeout=END_SECONDS)
 
 
-def _items(
-    cluster: Cluster, items: Any, running: Any, controllers: list[Any], warn: Callable[[str], None]
-) -> Iterator[Any]:
+class _Group:
+    """What is known here of the workers: who they are, and since when nothing was heard of them."""
+
+    def __init__(self, cluster: Cluster, patience: float | None, warn: Callable[[str], None]) -> None:
+        self.cluster, self.patience, self.warn = cluster, patience, warn
+        self.controllers: list[Any] = []
+        self.workers: Sequence[Any] = ()
+        self._is_starting, self._since = True, time.monotonic()
+        self._hung = ""
+
+    def started(self) -> None:
+        """The first worker is at work."""
+        self._is_starting, self._hung = False, ""
+        self.heard()
+
+    def heard(self) -> None:
+        """There was a sign of life."""
+        self._since = time.monotonic()
+
+    def lost(self, reason: str) -> None:
+        """They were ended by what is said, and others will start."""
+        self.warn(f"{self._hung or reason} All workers start again from the last checkpoint.")
+        self._is_starting = True
+        self.heard()
+
+    def look(self) -> None:
+        """See whether it takes too long until something is heard; workers that hang are ended.
+
+        Raises:
+            ClusterError: they did not start in time.
+        """
+        silent = time.monotonic() - self._since
+        if self._is_starting and silent > START_SECONDS:
+            raise ClusterError(
+                f"The cluster had no room for {self.cluster.num_nodes} workers within {START_SECONDS:.0f} s.",
+                hint="Wait for other jobs, or ask for less with train.nodes or train.devices.",
+            )
+        if self._is_starting or self.patience is None or silent <= self.patience:
+            return
+        self._hung = f"Training workers gave no sign of life for {self.patience:.0f} s."
+        for worker in self.workers:
+            self.cluster.ray.kill(worker)
+        self.heard()
+
+    def ended(self, running: Any) -> None:
+        """Nothing more will be heard.
+
+        Raises:
+            WorkerLost: workers were lost or hung too often.
+        """
+        try:
+            result(running)
+        except WorkerLost as error:
+            if not self._hung:
+                raise
+            raise WorkerLost(f"{self._hung} {error.message.partition('.')[0]}.", hint=HANG_HINT) from error
+
+
+def _items(group: _Group, items: Any, running: Any) -> Iterator[Any]:
     from ray.util.queue import Empty
 
-    waiting_since: float | None = time.monotonic()
     while True:
         # Asked first: whatever a finished crew has said is then in the queue.
-        done, _ = cluster.ray.wait([running], timeout=0)
+        done, _ = group.cluster.ray.wait([running], timeout=0)
         try:
             kind, item = items.get(timeout=POLL_SECONDS)
         except Empty:
             if done:
-                result(running)
+                group.ended(running)
                 return
-            if waiting_since is not None and time.monotonic() - waiting_since > START_SECONDS:
-                raise ClusterError(
-                    f"The cluster had no room for {cluster.num_nodes} workers within {START_SECONDS:.0f} s.",
-                    hint="Wait for other jobs, or ask for less with train.nodes or train.devices.",
-                ) from None
+            group.look()
             continue
         if kind == "item":
             yield item.opened() if isinstance(item, Returned) else item
+            group.heard()
         elif kind == "failed":
             raise item
         elif kind == "controller":
-            controllers.append(item)
-            continue
+            group.controllers.append(item)
+        elif kind == "workers":
+            group.workers = item
+        elif kind == "started":
+            group.started()
         elif kind == "lost":
-            warn(f"{item} All workers start again from the last checkpoint.")
-        waiting_since = time.monotonic() if kind == "lost" else None
+            group.lost(item)
 
 
 class _Crew:
@@ -138,7 +196,7 @@ class _Crew:
         trainer = _trainer(job["items"])(
             _work,
             train_loop_config=job,
-            backend_config=_backend_config(),
+            backend_config=_backend_config(job["items"]),
             scaling_config=train.ScalingConfig(
                 num_workers=count,
                 use_gpu=resources["GPU"] > 0,
@@ -226,13 +284,14 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def _backend_config() -> Any:
+def _backend_config(items: Any) -> Any:
     from ray.train.backend import Backend, BackendConfig
 
     class Connected(Backend):
-        """Tells TensorFlow on each worker where the others are."""
+        """Says who the workers are, and tells TensorFlow on each where the others are."""
 
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            items.put(("workers", [worker.actor for worker in worker_group.get_workers()]))
             addresses = worker_group.execute(_address)
             for index in range(len(addresses)):
                 worker_group.execute_single(index, _connect, addresses, index)

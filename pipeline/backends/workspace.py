@@ -282,6 +282,32 @@ def create(
     return folder
 
 
+def taken_up(
+    storage: Path,
+    name: str,
+    *,
+    fits: Callable[[RunFolder], bool],
+    holder: ExitStack,
+    note: Callable[[str], None] = lambda text: None,
+) -> RunFolder | None:
+    """The newest run of a name that fits and that nobody else is at, with all its files; None if none does.
+
+    Args:
+        holder: holds the run until it ends.
+        note: hears when holding it takes a while.
+
+    Raises:
+        StorageError: the runs are in an object store, which cannot be read.
+    """
+    for folder in runs(storage, name):
+        ours = fits(folder) and holder.enter_context(folder.held(note))
+        # Asked again once it is held: another process may have gone on with it meanwhile.
+        if ours and fits(folder):
+            folder.bring()
+            return folder
+    return None
+
+
 def keep(path: Path) -> None:
     """See that a file about several runs of a name is where the runs are.
 

@@ -163,7 +163,8 @@ kubernetes_options = (
     click.option(
         "--claim",
         metavar="NAME",
-        help="Kubernetes: a PersistentVolumeClaim, which pods see as /project; runs go to /project/runs.",
+        help="Kubernetes: a PersistentVolumeClaim, which pods see as /project; runs go to /project/runs,"
+        " unless --storage is an object store.",
     ),
     click.option(
         "--from-secret",
@@ -171,6 +172,17 @@ kubernetes_options = (
         multiple=True,
         metavar="VARIABLE=SECRET/KEY",
         help="Kubernetes: a variable of the pods whose value is in a Secret of the cluster.",
+    ),
+    click.option(
+        "--env-from",
+        multiple=True,
+        metavar="SECRET",
+        help="Kubernetes: a Secret of the cluster whose keys are all variables of the pods, as AWS_... ones.",
+    ),
+    click.option(
+        "--service-account",
+        metavar="NAME",
+        help="Kubernetes: the ServiceAccount of the pods, whose role may read and write an object store.",
     ),
     click.option(
         "--cpus", default=4, show_default=True, type=click.IntRange(1), help="Kubernetes: CPUs of each pod."
@@ -183,7 +195,16 @@ kubernetes_options = (
         help="Kubernetes: that of each pod.",
     ),
 )
-POD_OPTIONS = ("image", "namespace", "claim", "from_secrets", "cpus", "memory")
+POD_OPTIONS = (
+    "image",
+    "namespace",
+    "claim",
+    "from_secrets",
+    "env_from",
+    "service_account",
+    "cpus",
+    "memory",
+)
 """The names of these, by which `pipeline.jobs.pods.pods_of` takes them."""
 
 gpu_option = click.option(

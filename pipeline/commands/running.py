@@ -102,11 +102,15 @@ def retrain(
     conf: Sequence[Path], overrides: Sequence[str], force: bool, dry_run: bool, common: Common, **asked: Any
 ) -> None:
     """Run only if there is a reason (`retrain` in CONF): new rows, drift, score, age; promote if better."""
+    from pipeline.jobs.processes import in_slot
     from pipeline.jobs.retrain import retrain as look_and_run
     from pipeline.jobs.retrain import show
 
     around = surroundings(common, **asked)
-    outcome = look_and_run(load_settings(conf, overrides), around=around, force=force, dry_run=dry_run)
+    with in_slot(common.storage) as slot:
+        outcome = look_and_run(
+            load_settings(conf, overrides), around=around, force=force, dry_run=dry_run, slot=slot
+        )
     show(outcome, console=common.console)
     if outcome["verdict"] == "rejected":
         sys.exit(GATE_REFUSED)

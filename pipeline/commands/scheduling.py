@@ -47,7 +47,8 @@ _state_option = click.option(
     "--state",
     envvar="RECURRA_STATE",
     metavar="URI",
-    help="Database of the schedules, as postgresql://host/database.  [default: a SQLite file in the storage]",
+    help="Database of the schedules, as postgresql+psycopg://host/database.  [default: a SQLite file in the"
+    " storage, where that is a folder]",
 )
 _timetable_options = (
     click.option("--cron", required=True, help='Minute, hour, day, month, weekday, as in "0 3 * * *".'),
@@ -126,7 +127,7 @@ def start(
     from pipeline.jobs import schedules
     from pipeline.jobs.schedule import Rules
 
-    if manifest is not None:
+    if manifest in ("crontab", "systemd"):
         common.refuse_store(f"--print {manifest}", "names a folder for locks and logs")
     settings = load_settings(conf, overrides)
     name = name or settings.name
@@ -157,13 +158,29 @@ def start(
         return
     schedules.lead(
         name,
+        model=settings.name,
         rules=rules,
-        state=state,
+        state=_place_of(state, common),
         storage=common.storage,
         console=common.console,
         signals=surroundings(common).signals,
         **shared,
     )
+
+
+def _place_of(state: str | None, common: Common) -> str | None:
+    """The database of the schedules; None for the file in the storage.
+
+    Raises:
+        UsageError: none was named, and the storage is an object store.
+    """
+    if state is None:
+        common.refuse_store(
+            "Schedules",
+            "are kept in a SQLite file of the storage",
+            hint=", or the database with --state postgresql+psycopg://host/database, or RECURRA_STATE",
+        )
+    return state
 
 
 def _schedule_command(name: str, does: str, description: str, *parameters: Command) -> None:
@@ -174,7 +191,7 @@ def _schedule_command(name: str, does: str, description: str, *parameters: Comma
     def command(state: str | None, common: Common, **asked: Any) -> None:
         from pipeline.jobs import schedules
 
-        diary = schedules.open_diary(state, common.storage)
+        diary = schedules.open_diary(_place_of(state, common), common.storage)
         getattr(schedules, does)(diary, console=common.console, **asked)
 
 

@@ -144,7 +144,6 @@ def _print(
 ) -> None:
     from pipeline.jobs import kubernetes
 
-    common.refuse_store("--print kubernetes", "names a folder for the runs")
     settings = load_settings(conf, overrides)
     # A RayJob does not change once it is there, so each one printed has a name of its own.
     text = kubernetes.submitted(

@@ -7,7 +7,8 @@ CronJob     at each slot a Job; its pod creates the slot's RayJob and waits for 
 The rules of a CronJob are about its Jobs. So that they hold for runs, a Job lasts as long as its RayJob and
 owns it: `Forbid` sees a run that goes on, `Replace` ends it, and the history limits delete both.
 
-Every pod mounts the claim at /project, and there the settings at conf/.
+Every pod mounts the claim, where there is one, at /project, and there the settings at conf/. With runs in an
+object store no claim is needed; pods get its credentials from Secrets or the role of a ServiceAccount.
 """
 
 import hashlib
@@ -90,18 +91,19 @@ def submitted(
     pods = pods_of(settings, **options)
     files = settings_files(conf)
     name = object_name(name, most=MAX_NAME)
+    seen = variables_of(variables, pods, settings)
     job = ray_job(
         name,
         argv=[*mounted(command, files, overrides), *arguments],
         settings=name,
         pods=pods,
-        variables=variables_of(variables, pods, settings),
+        variables=seen,
         max_run=max_run,
         stop_grace=stop_grace,
     )
     made = config_map(name, files, namespace=pods.namespace)
     note = f"Recurra: one run, {name}. It starts with `kubectl apply`; applied again, it does nothing."
-    return rendered([{**made, "immutable": True}, job], [note, *_about_the_claim(pods)])
+    return rendered([{**made, "immutable": True}, job], [note, *_about_places(pods, seen)])
 
 
 def scheduled(
@@ -130,12 +132,13 @@ def scheduled(
     pods = pods_of(settings, **options)
     files = settings_files(conf)
     name = object_name(name, most=MAX_CRON_NAME)
+    seen = variables_of(variables, pods, settings)
     template = ray_job(
         None,
         argv=mounted("retrain", files, overrides),
         settings=name,
         pods=pods,
-        variables=variables_of(variables, pods, settings),
+        variables=seen,
         max_run=rules.max_run,
         stop_grace=rules.stop_grace,
         accepted=(0, 4),  # the gate's refusal is an answer, not a failure
@@ -152,16 +155,25 @@ def scheduled(
         "A slot in the hour that a clock change skips may not come, and one in the hour that comes twice may",
         "come twice. Nothing pauses it after failures: that is `suspend` of the CronJob.",
     ]
-    return rendered(documents, [*notes, *_about_the_claim(pods)])
+    return rendered(documents, [*notes, *_about_places(pods, seen)])
 
 
-def _about_the_claim(pods: Pods) -> list[str]:
-    if pods.claim is None:
-        return []
-    return [
-        f"Pods see the claim {pods.claim} as {PROJECT} and the settings in {SETTINGS}, from where relative",
-        "paths in them are taken: the data has to be in the claim.",
-    ]
+def _about_places(pods: Pods, variables: Mapping[str, str]) -> list[str]:
+    """Where data and runs are, and by what right pods reach them."""
+    notes = []
+    if pods.claim is not None:
+        notes += [
+            f"Pods see the claim {pods.claim} as {PROJECT} and the settings in {SETTINGS}, from where",
+            "relative paths in them are taken: the data has to be in the claim, or paths are URLs.",
+        ]
+    storage = variables.get("RECURRA_STORAGE", "")
+    if "://" in storage:
+        keys = {at.secret for name, at in pods.secrets.items() if name.startswith("AWS_")}
+        given = [f"the Secret {name}" for name in sorted({*keys, *pods.env_from})]
+        given += [f"the ServiceAccount {pods.service_account}"] if pods.service_account else []
+        by = " and ".join(given) or "the role of their machines, if that may"
+        notes += [f"Runs are in {storage}.", f"Pods reach it by {by}."]
+    return notes
 
 
 def _check_rules(cron: str, zone: str, rules: Rules) -> None:
@@ -296,12 +308,15 @@ def _ray_pod(settings: str, pods: Pods, variables: Mapping[str, str], *, stop_gr
         "name": "ray",
         "image": pods.image,
         "env": _environment({"HOME": "/tmp", **variables}, pods.secrets),
+        **_variables_of_secrets(pods),
         "resources": {"requests": amounts, "limits": amounts},
         "volumeMounts": mounts,
         "securityContext": _confined(),
     }
     spec: dict[str, Any] = {
         **_unprivileged(),
+        **({} if pods.service_account is None else {"serviceAccountName": pods.service_account}),
+        # Of Kubernetes' own API. A cloud's token for a role is another one, and comes all the same.
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": math.ceil(stop_grace),
         "containers": [container],
@@ -319,6 +334,12 @@ def _environment(variables: Mapping[str, str], secrets: Mapping[str, SecretKey])
         for name, at in secrets.items()
     ]
     return sorted([*plain, *referred], key=lambda entry: str(entry["name"]))
+
+
+def _variables_of_secrets(pods: Pods) -> dict[str, Any]:
+    if not pods.env_from:
+        return {}
+    return {"envFrom": [{"secretRef": {"name": name}} for name in pods.env_from]}
 
 
 def _unprivileged() -> dict[str, Any]:

@@ -19,7 +19,6 @@ from components.evaluation.live_scores import Fresh, Live, fresh, score
 from conf.schema import LiveScoreSettings, Settings
 from pipeline.backends import workspace
 from pipeline.backends.registry import RUN_TAG, Registry, Version
-from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
 from pipeline.run import data_files
 from pipeline.stages.judging import METRICS_TAG
@@ -58,8 +57,7 @@ def live_score(
     """
     rules = settings.retrain.live_score or LiveScoreSettings()
     files = files_to_score(settings)
-    folder = RunFolder(storage / settings.name / version.tags.get(RUN_TAG, ""))
-    known = folder.data if (folder.path / workspace.RUN).exists() and folder.data.exists() else None
+    known = _rows_of(version, settings, storage=storage)
     rows = fresh(files, settings, known=known)
     registered = json.loads(version.tags.get(METRICS_TAG) or "{}")
     then, low = registered.get(rules.metric), registered.get(f"{rules.metric}_low")
@@ -87,6 +85,16 @@ def live_score(
         floor = (then if low is None else low) - rules.margin
         found["fell"] = now.value < floor and (now.high is None or now.high < then)
     return found
+
+
+def _rows_of(version: Version, settings: Settings, *, storage: Path) -> Path | None:
+    """What the version was trained, chosen and tested with, if its run is in the storage."""
+    run_id = version.tags.get(RUN_TAG, "")
+    for folder in workspace.runs(storage, settings.name):
+        if folder.run_id == run_id:
+            folder.bring("data", "tune/data")
+            return folder.data if folder.data.exists() else None
+    return None
 
 
 def _apart(files: list[File], settings: Settings, rows: Fresh, *, bundle: Path, metric: str) -> Live:

@@ -2,7 +2,8 @@
 
 /project          the claim, where there is one
   conf/           the settings files, of a ConfigMap
-  runs/           the storage, in the claim
+  runs/           the storage, where that is no object store
+/tmp              of each pod, and gone with it: the working folder of an object store, and copies of files
 
 What only this machine has, as a folder or a SQLite file, is refused before anything is printed, and so is a
 password in a URL.
@@ -23,6 +24,7 @@ STORAGE = f"{PROJECT}/runs"
 MAX_CONFIG_MAP_BYTES = 1_000_000
 
 _QUANTITY = re.compile(r"[1-9][0-9]*(?:\.[0-9]+)?(?:[KMGT]i|[kMGT])?")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _KEY_OF_SECRET = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([a-z0-9][a-z0-9.-]*)/([A-Za-z0-9._-]+)")
 
 
@@ -45,6 +47,8 @@ class Pods:
     namespace: str = "default"
     claim: str | None = None  # a PersistentVolumeClaim
     secrets: Mapping[str, SecretKey] = field(default_factory=dict)
+    env_from: Sequence[str] = ()  # each key of these is a variable
+    service_account: str | None = None  # None: the namespace's default
     num_nodes: int = 1
     num_gpus: int = 0  # of each
     num_cpus: int = 4  # of each
@@ -58,6 +62,8 @@ def pods_of(
     namespace: str = "default",
     claim: str | None = None,
     from_secrets: Iterable[str] = (),
+    env_from: Sequence[str] = (),
+    service_account: str | None = None,
     cpus: int = 4,
     memory: str = "16Gi",
 ) -> Pods:
@@ -65,22 +71,15 @@ def pods_of(
 
     Args:
         from_secrets: as VARIABLE=SECRET/KEY.
+        env_from: names of Secrets.
 
     Raises:
         SettingsError: with everything that is missing, or that no cluster can make sense of.
     """
-    problems, keys = [], {}
+    keys, problems = _references(from_secrets, env_from, service_account)
     if image is None:
         hint = "build docker/Dockerfile, and push it to where the cluster pulls from"
         problems.append(Problem("--image", "", "is missing: what the pods run", hint))
-    for text in from_secrets:
-        found = _KEY_OF_SECRET.fullmatch(text)
-        if found is None:
-            # Somebody may have written the secret itself.
-            message = f"{text.partition('=')[0]!r} is not given as VARIABLE=SECRET/KEY"
-            problems.append(Problem("--from-secret", "", message, "name a Secret of the cluster and its key"))
-        else:
-            keys[found[1]] = SecretKey(found[2], found[3])
     if not _QUANTITY.fullmatch(memory):
         problems.append(Problem("--memory", "", f"{memory!r} is no amount of memory", "as in 16Gi"))
     kind, _, count = settings.train.devices.partition(":")
@@ -95,6 +94,8 @@ def pods_of(
         namespace=namespace,
         claim=claim,
         secrets=keys,
+        env_from=tuple(env_from),
+        service_account=service_account,
         num_nodes=settings.train.nodes,
         num_gpus=int(count) if kind == "gpu" else 0,
         num_cpus=max(cpus, int(count)) if kind == "cpu" else cpus,
@@ -102,8 +103,30 @@ def pods_of(
     )
 
 
+def _references(
+    from_secrets: Iterable[str], env_from: Iterable[str], service_account: str | None
+) -> tuple[dict[str, SecretKey], list[Problem]]:
+    """The keys of Secrets by variable, and what is wrong with names; a secret itself is never repeated."""
+    keys, problems = {}, []
+    for text in from_secrets:
+        found = _KEY_OF_SECRET.fullmatch(text)
+        if found is None:
+            # Somebody may have written the secret itself.
+            message = f"{text.partition('=')[0]!r} is not given as VARIABLE=SECRET/KEY"
+            problems.append(Problem("--from-secret", "", message, "name a Secret of the cluster and its key"))
+        else:
+            keys[found[1]] = SecretKey(found[2], found[3])
+    if not all(map(_NAME.fullmatch, env_from)):
+        hint = "name a Secret of the cluster, whose keys are the names of variables"
+        problems.append(Problem("--env-from", "", "received what is no name of a Secret", hint))
+    if service_account is not None and not _NAME.fullmatch(service_account):
+        message = f"{service_account!r} is no name of a ServiceAccount"
+        problems.append(Problem("--service-account", "", message, "as in trainer"))
+    return keys, problems
+
+
 def variables_of(variables: Mapping[str, str], pods: Pods, settings: Settings) -> dict[str, str]:
-    """The surroundings as pods see them: storage in the claim, Ray around them, secrets left to `pods`.
+    """The surroundings as pods see them: storage in a store or the claim, Ray around them, secrets in `pods`.
 
     Raises:
         SettingsError: the data, the storage or the tracker is where no pod sees it, or there is a password.
@@ -111,10 +134,13 @@ def variables_of(variables: Mapping[str, str], pods: Pods, settings: Settings) -
     found = {name: value for name, value in variables.items() if name not in pods.secrets}
     found["RECURRA_ADDRESS"] = "auto"
     problems = []
-    if pods.claim is not None:
+    if "://" in found.get("RECURRA_STORAGE", "://"):
+        # A folder of this machine; that of a pod is in its home.
+        found.pop("RECURRA_CACHE", None)
+    elif pods.claim is not None:
         found["RECURRA_STORAGE"] = STORAGE
-    elif "://" not in found.get("RECURRA_STORAGE", "://"):
-        hint = "name a PersistentVolumeClaim with --claim"
+    else:
+        hint = "name an object store, as s3://bucket/prefix, or a PersistentVolumeClaim with --claim"
         problems.append(Problem("--storage", "", "pods see no folder of this machine", hint))
     if sqlite_path(found.get("RECURRA_TRACKING_URI", "")) is not None:
         hint = "name an MLflow server, as in --tracking-uri http://mlflow:5000"

@@ -4,7 +4,7 @@
                                         └──▶ reasons: run ─▶ promoted | kept | rejected
 
 <storage>/<name>/retrain.jsonl   one line for every look: {"at", "sources", "watched", "drift", "scored",
-                                 "live_score", "reasons", "notes", "verdict", "run_id"}
+                                 "live_score", "reasons", "notes", "verdict", "run_id", "slot"}
 
 Rows that a run has already been made from are not new, whether its model became champion or not.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import RetrainSettings, Settings
-from pipeline.backends import mirrors, workspace
+from pipeline.backends import journals, mirrors, workspace
 from pipeline.backends.registry import Registry, Version
 from pipeline.backends.tracking import Store
 from pipeline.console import Console
@@ -31,7 +31,6 @@ from pipeline.run import Surroundings, data_digests, data_files, execute
 from pipeline.stages.prepare import num_rows
 from pipeline.stages.register import ROWS_TAG, SOURCES_TAG
 
-JOURNAL = "retrain.jsonl"
 SKIPPED = "skipped"
 PATIENCE_SECONDS = 20.0
 
@@ -52,7 +51,12 @@ class Look:
 
 
 def retrain(
-    settings: Settings, *, around: Surroundings, force: bool = False, dry_run: bool = False
+    settings: Settings,
+    *,
+    around: Surroundings,
+    force: bool = False,
+    dry_run: bool = False,
+    slot: str = "",
 ) -> dict[str, Any]:
     """Run if there is a reason; what `--json` prints.
 
@@ -61,19 +65,20 @@ def retrain(
         around: where.
         force: run without a reason, too.
         dry_run: only say what would be done.
+        slot: of a schedule, for the journal.
 
     Raises:
         DataError: the files are at fault.
         TrackerError: the registry cannot be asked.
     """
-    journal = around.storage / settings.name / JOURNAL
+    journal = around.storage / settings.name / journals.LOOKS
     found = look(settings, around=around, journal=mirrors.read(journal))
     if force and not found.reasons:
         found.reasons.append("It was asked for with --force.")
     if dry_run or not found.reasons:
         verdict = "would run" if found.reasons else SKIPPED
         if not dry_run:
-            _enter(journal, found, verdict=SKIPPED, run_id=None)
+            _enter(journal, found, verdict=SKIPPED, run_id=None, slot=slot)
         return _without_run(found, verdict)
     for reason in found.reasons:
         around.console.note(f"retrain: {reason}")
@@ -84,7 +89,7 @@ def retrain(
         "live_score": found.live_score,
     }
     outcome = as_data(execute(settings, until="register", around=replace(around, why=why)))
-    _enter(journal, found, verdict=outcome["verdict"], run_id=outcome["run_id"])
+    _enter(journal, found, verdict=outcome["verdict"], run_id=outcome["run_id"], slot=slot)
     return {**outcome, "why": found.reasons, "live_score": found.live_score}
 
 
@@ -244,7 +249,7 @@ def _days_since(iso: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(iso)) / timedelta(days=1)
 
 
-def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> None:
+def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None, slot: str) -> None:
     mirrors.append(
         journal,
         {
@@ -258,6 +263,7 @@ def _enter(journal: Path, found: Look, *, verdict: str, run_id: str | None) -> N
             "notes": found.notes,
             "verdict": verdict,
             "run_id": run_id,
+            "slot": slot,
         },
     )
 

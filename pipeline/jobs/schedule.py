@@ -61,6 +61,9 @@ class Run(Protocol):
     def kill(self) -> None:
         """End it at once."""
 
+    def is_here(self) -> bool:
+        """Whether this machine can end it; one of another machine is waited for."""
+
 
 class Starter(Protocol):
     """Where slots run."""
@@ -291,6 +294,9 @@ class Scheduler:
             if started.stopping is None:
                 started.run.stop()
                 started.stopping = self.clock.monotonic()
+        self._reap(self.clock.now())
+        # What another machine is at is left to it, and to the next leader.
+        self.started = {at: each for at, each in self.started.items() if each.run.is_here()}
         while self.started:
             now = self.clock.now()
             self.lease.beat(now=now.timestamp())

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from components.errors import ModelError
 from components.lookup import nearest
+from pipeline.backends import journals, mirrors
 from pipeline.backends.addresses import redact, sqlite_path
 from pipeline.backends.signals import Signals
 from pipeline.backends.workspace import check_place, check_runs
@@ -50,6 +51,7 @@ def open_diary(state: str | None, storage: Path, *, to_write: bool = False) -> D
 def lead(
     name: str,
     *,
+    model: str,
     cron: str,
     zone: str,
     command: Sequence[str],
@@ -61,6 +63,9 @@ def lead(
     signals: Signals,
 ) -> None:
     """Write a schedule down and lead it until a signal.
+
+    Args:
+        model: the name of what is trained.
 
     Raises:
         SettingsError: the expression or the zone is none.
@@ -74,9 +79,14 @@ def lead(
     lease = diary.lease(name, now=datetime.now(UTC).timestamp())
     schedule = plan_of(name, cron=cron, zone=zone, command=tuple(command), rules=rules, diary=diary)
     console.note(f"Schedule {name!r}, {cron!r} in {zone}: next at {first['at']}")
+    if mirrors.of(storage) is not None and sqlite_path(diary.uri) is not None:
+        console.warn(
+            f"Its slots are in {diary.uri}, a file of this machine: on another one it would begin anew. "
+            "A PostgreSQL that all of them reach, named with --state, keeps them for all."
+        )
     if schedule.paused:
         console.warn(f"It is paused: {schedule.paused}. `recurra schedule resume {name}` ends that.")
-    starter = Processes(storage, name, command, variables)
+    starter = Processes(storage, name, command, variables, journal=storage / model / journals.LOOKS)
     Scheduler(schedule, diary=diary, lease=lease, starter=starter, console=console).run(signals)
 
 

@@ -283,6 +283,7 @@ def _progress(
         scratch=folder.workers,
         max_restarts=MAX_RESTARTS,
         warn=console.warn,
+        patience=settings.train.hang_seconds,
         **job,
     )
 

@@ -7,15 +7,18 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FileSelector, FileSystem
 
 from pipeline.backends import journals
+from pipeline.jobs.diary import DONE, PENDING, RUNNING, SKIPPED, Diary, Slot
 from tests.end_to_end.conftest import Place, furnish
+from tests.end_to_end.conftest import make_postgres_database as make_postgres_database
 from tests.end_to_end.machines import Machines, require_namespaces
 from tests.end_to_end.test_cluster import address as address
 from tests.end_to_end.test_interruptions import LONG, assert_same_training
@@ -42,7 +45,7 @@ def elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return furnish(folder)
 
 
-def manifests(files: FileSystem, pattern: str) -> list[dict[str, object]]:
+def manifests(files: FileSystem, pattern: str) -> list[dict[str, Any]]:
     """The manifests in the bucket whose key holds these words."""
     found = []
     for each in files.get_file_info(FileSelector("team", recursive=True, allow_not_found=True)):
@@ -147,6 +150,28 @@ def test_finished_runs_are_reused_and_used_from_an_empty_cache(
 
 @pytest.mark.fault("kill -9 of the driver")
 @pytest.mark.thorough
+def test_a_reproduction_that_was_killed_goes_on_elsewhere(
+    tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = elsewhere(tmp_path / "here", monkeypatch)
+    first = here.json("run", "words.yaml", *SHORT)
+    process = here.start("reproduce", "models:/words/1")
+    wait_for_published_step(store_files, process)
+    lose(here, process)
+    (stopped,) = manifests(store_files, "reproductions/words/runs/")
+
+    there = elsewhere(tmp_path / "there", monkeypatch)
+    found = there.json("reproduce", "models:/words/1", "--data", "words.parquet")
+    assert found["verdict"] == "reproduced" and found["differences"] == []
+    (ended,) = manifests(store_files, "reproductions/words/runs/")
+    assert ended["run"]["run_id"] == stopped["run"]["run_id"] != first["run_id"]
+    assert Path(found["run_dir"]).name == ended["run"]["run_id"]
+    assert ended["run"]["stages"]["compare"]["summary"] == {"verdict": "reproduced"}
+    assert "evaluation/comparison.json" in ended["files"]
+
+
+@pytest.mark.fault("kill -9 of the driver")
+@pytest.mark.thorough
 def test_a_search_goes_on_elsewhere_and_trains_no_ended_trial_again(
     tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +197,57 @@ def test_a_search_goes_on_elsewhere_and_trains_no_ended_trial_again(
     assert outcome["search"]["trials"] == {"finished": 6}
 
 
+def first_slot(diary: Diary, process: "subprocess.Popen[str]", *, leaves: str = "") -> Slot:
+    """The first slot of the schedule that is not skipped, once it is in another state than this one."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        found = [slot for slot in diary.slots("words") if slot.attempts]
+        if found and found[0].state != leaves:
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError(f"no slot began, or none left {leaves!r}, within three minutes")
+
+
+@pytest.mark.fault("scheduler killed")
+@pytest.mark.thorough
+def test_a_scheduler_on_a_new_machine_neither_loses_nor_doubles_the_slot_that_goes_on(
+    tmp_path: Path,
+    tracker: str,
+    store_files: FileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+    make_postgres_database: Callable[[], str],
+) -> None:
+    monkeypatch.setenv("RECURRA_STATE", make_postgres_database())
+    asked = ("schedule", "words.yaml", "--cron", "* * * * * *", "--set", "train.epochs=40")
+    here = elsewhere(tmp_path / "here", monkeypatch)
+    leader = here.start(*asked)
+    deadline = time.monotonic() + 120
+    while not manifests(store_files, "/runs/"):
+        assert leader.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    leader.kill()
+    leader.communicate()
+
+    diary = Diary(os.environ["RECURRA_STATE"])
+    diary.lease("words", now=time.time() + 61).release()  # as after a minute's silence
+    there = elsewhere(tmp_path / "there", monkeypatch)
+    leader = there.start(*asked)
+    running = first_slot(diary, leader)
+    assert running.state == RUNNING
+    ended = first_slot(diary, leader, leaves=RUNNING)
+    leader.terminate()
+    _, err = leader.communicate(timeout=120)
+    assert leader.returncode == 143, err
+    assert (ended.state, ended.attempts, ended.instant) == (DONE, 1, running.instant)
+    assert ended.outcome is not None and ended.outcome["verdict"] == "promoted"
+    (run,) = manifests(store_files, "words/runs/")
+    assert run["run"]["run_id"] == ended.outcome["run_id"]
+    states = [slot.state for slot in diary.slots("words") if slot.instant != ended.instant and slot.ended]
+    assert set(states) <= {SKIPPED, PENDING}  # none has another run; the last was stopped with its scheduler
+    diary.close()
+
+
 def test_what_a_cluster_trained_outlives_it_and_its_working_folder(
     tmp_path: Path,
     tracker: str,
@@ -189,7 +265,7 @@ def test_what_a_cluster_trained_outlives_it_and_its_working_folder(
     assert again["run_id"] == first["run_id"]
     assert {stage["status"] for stage in again["stages"]} == {"reused"}
     (part,) = manifests(store_files, "/parts/checkpoints.json")
-    assert "checkpoints/best/state.npz" in part["files"]  # type: ignore[operator]
+    assert "checkpoints/best/state.npz" in part["files"]
 
 
 @pytest.mark.fault("head node lost")

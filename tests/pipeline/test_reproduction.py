@@ -1,12 +1,20 @@
 import copy
+import shutil
+from pathlib import Path
 
 import pytest
 
-from components.errors import ModelError
+from components.errors import ClusterError, DataError, ModelError, Terminated
 from conf.schema import Settings
 from pipeline import reproduction
+from pipeline.backends import claims, mirrors, workspace
+from pipeline.backends.buckets import Bucket
+from pipeline.backends.registry import DIGEST_TAG, Version
+from pipeline.backends.signals import Signals
 from pipeline.console import Console
 from pipeline.reproduction import Difference, Figure, differences, exit_code
+from pipeline.run import Surroundings
+from tests.pipeline.conftest import QUIET, line_settings, lines, write_rows
 
 LINEAGE = {
     "splits": {
@@ -139,3 +147,98 @@ def test_the_tables_and_the_verdict_are_shown(capsys):
     assert out == "models:/words/1: not reproduced\n  1 of 1 figures differ by more than 1e-06.\n"
     assert "test loss" in err
     assert "recurra" in err
+
+
+VERSION = Version("lines", 1, "2026-01-01T00:00:00+00:00", "r", {DIGEST_TAG: "d" * 64}, ())
+
+
+@pytest.fixture
+def begin(object_store, tmp_path, monkeypatch):
+    """Begins, or goes on with, a reproduction on a machine of that name, which has the rows; its folder."""
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(claims, "WATCH_SECONDS", 0.1)
+
+    def on(machine, version=VERSION, rows=None, epochs=3):
+        monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / machine / "cache"))
+        root = mirrors.open_mirror(f"{object_store}/team").root
+        around = Surroundings(root, "sqlite:///nowhere.db", None, QUIET, Signals())
+        data = write_rows(tmp_path / machine / "lines.parquet", rows)
+        record = reproduction._Record(line_settings(data), {**LINEAGE, "epochs": epochs}, [], {})
+        return reproduction._own_folder(around, version, record)
+
+    yield on
+    mirrors._OPENED.clear()
+
+
+def stop_in_training(begun, error=Terminated):
+    """Go as far as the first checkpoint; the run's id."""
+    with pytest.raises(error), begun as folder:
+        reproduction._stage(folder, "prepare", lambda: write(folder.data / "train" / "rows", "rows"))
+        folder.update_stage("train", status="running")
+        write(folder.checkpoints / "step-00000001" / "state.npz", "weights")
+        raise error("Stopped.")
+    return folder.run_id
+
+
+def write(path: Path, text: str) -> dict[str, str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf8")
+    return {"wrote": text}
+
+
+def refuse():
+    raise AssertionError("it was done before")
+
+
+@pytest.mark.parametrize("error", [Terminated, ClusterError])
+def test_one_that_was_stopped_is_gone_on_with_elsewhere_from_the_bucket(begin, tmp_path, error):
+    stopped = stop_in_training(begin("here"), error)
+    shutil.rmtree(tmp_path / "here")
+    with begin("there") as folder:
+        assert folder.run_id == stopped and folder.path.is_relative_to(tmp_path / "there")
+        assert (folder.checkpoints / "step-00000001" / "state.npz").read_text("utf8") == "weights"
+        assert str(tmp_path / "there") in folder.settings.read_text("utf8")
+        reproduction._stage(folder, "prepare", refuse)
+        assert folder.summary("prepare") == {"wrote": "rows"}
+
+
+def test_what_is_compared_is_in_the_bucket_and_one_that_ended_is_done_anew(begin):
+    record = reproduction._Record(settings(), LINEAGE, [], {})
+    with begin("here") as folder:
+        folder.evaluation.mkdir()
+        found = reproduction._conclude(VERSION, folder, [], [], record, tolerance=1e-6)
+        ended = folder.run_id
+    assert found["verdict"] == "reproduced"
+    with begin("there") as folder:
+        assert folder.run_id != ended
+        (other,) = [
+            each
+            for each in workspace.runs(mirrors.of(folder.path).root, "reproductions/lines")
+            if each.run_id == ended
+        ]
+        other.bring("evaluation")
+        compared = (other.evaluation / "comparison.json").read_text("utf8")
+        assert '"verdict": "reproduced"' in compared
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"version": Version("lines", 2, VERSION.created, "r", VERSION.tags, ())},
+        {"version": Version("lines", 1, VERSION.created, "r", {DIGEST_TAG: "e" * 64}, ())},
+        {"rows": lines(60)},
+        {"epochs": 2},
+    ],
+)
+def test_of_another_version_or_with_other_rows_it_begins_anew(begin, other):
+    stopped = stop_in_training(begin("here"))
+    with begin("there", **other) as folder:
+        assert folder.run_id != stopped
+        assert not folder.checkpoints.exists()
+
+
+def test_with_rows_at_fault_nothing_is_left_not_even_in_the_bucket(begin, object_store):
+    with pytest.raises(DataError), begin("here") as folder:
+        raise DataError("Bad rows.")
+    assert not folder.path.exists()
+    assert Bucket(f"{object_store}/team").tags("") == {}

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.backends import claims
 from pipeline.backends.buckets import Bucket
-from pipeline.backends.claims import claimed
+from pipeline.backends.claims import Watch, claimed
 
 KEY = "words/run/claim.json"
 
@@ -89,3 +89,26 @@ def test_of_many_that_ask_at_once_one_gets_it(bucket: Bucket) -> None:
     for thread in threads:
         thread.join()
     assert sorted(held) == [False] * 4 + [True]
+
+
+def test_one_that_is_watched_is_held_for_as_long_as_somebody_renews_it(bucket: Bucket) -> None:
+    watch = Watch(bucket, KEY)
+    assert not watch.is_held()
+    with claimed(bucket, KEY, place="/a") as ours:
+        assert ours
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            assert watch.is_held()
+            time.sleep(0.1)
+    assert not watch.is_held()
+
+
+def test_one_that_is_watched_and_that_nobody_renews_is_not_held(bucket: Bucket) -> None:
+    leave_claim(bucket, "far boot /a")
+    watch = Watch(bucket, KEY)
+    assert watch.is_held()
+    time.sleep(2.1)
+    assert not watch.is_held()
+    # Nor for one who has only just begun to watch: the store's own clock says its age, in whole seconds.
+    time.sleep(1.0)
+    assert not Watch(bucket, KEY).is_held()

@@ -63,6 +63,26 @@ def leave(*, folder: Path, writes: bool, told_to_end: Callable[[], bool]) -> Ite
     raise WorkerLost("told to end")
 
 
+def hang(*, folder: Path, times: int, writes: bool, told_to_end: Callable[[], bool]) -> Iterator[Any]:
+    """The second one is stopped as by a dead disk; the first one waits for it, and yields how often."""
+    done = folder / "hangs"
+    hangs = len(done.read_text("utf8")) if done.exists() else 0
+    yield hangs
+    if hangs == times:
+        return
+    heard = folder / f"heard-{hangs}"
+    if writes:
+        heard.touch()
+    else:
+        while not heard.exists():
+            time.sleep(0.05)
+        done.write_text("x" * (hangs + 1), "utf8")
+        with (folder / "stopped").open("a", encoding="utf8") as file:
+            file.write(f"{os.getpid()}\n")
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(600)
+
+
 # First, since a process can be attached to one Ray only and the fixture stays.
 def test_more_workers_than_there_is_room_for_fail_at_once() -> None:
     begun = time.monotonic()
@@ -126,6 +146,25 @@ def test_when_one_is_killed_all_start_again(stream: Any, tmp_path: Path) -> None
 def test_workers_that_keep_dying_end_it(stream: Any, tmp_path: Path) -> None:
     with pytest.raises(WorkerLost, match="lost more than 1 times"):
         stream(fall, folder=tmp_path, times=9)
+
+
+@pytest.mark.fault("a worker that hangs")
+def test_when_one_hangs_all_are_ended_and_start_again(stream: Any, tmp_path: Path) -> None:
+    found, warnings = stream(hang, folder=tmp_path, times=1, patience=3.0)
+    assert found == [0, 1]
+    assert warnings == [
+        "Training workers gave no sign of life for 3 s. All workers start again from the last checkpoint."
+    ]
+    (stopped,) = map(int, (tmp_path / "stopped").read_text("utf8").split())
+    assert not Path(f"/proc/{stopped}").exists()
+
+
+@pytest.mark.fault("a worker that hangs")
+@pytest.mark.thorough
+def test_workers_that_keep_hanging_end_it(stream: Any, tmp_path: Path) -> None:
+    with pytest.raises(WorkerLost, match=r"of life for 3 s\. Workers were lost more than 1") as caught:
+        stream(hang, folder=tmp_path, times=9, patience=3.0)
+    assert "train.hang_seconds" in caught.value.hint
 
 
 def test_one_that_gets_sigterm_may_tidy_up_first(cluster: Cluster, tmp_path: Path) -> None:

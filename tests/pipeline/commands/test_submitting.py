@@ -92,3 +92,21 @@ def test_for_kubernetes_a_run_is_printed_under_a_name_of_its_own(
     assert job["metadata"]["name"].startswith("recurra-lines-2")
     assert "recurra train" in job["spec"]["entrypoint"]
     assert failure(capsys, "submit", *given, "--override", "so be it")["exit_code"] == 2
+
+
+def test_for_kubernetes_runs_may_be_in_a_bucket_which_is_not_asked(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3CR3T-xyz")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    given = ["lines.yaml", "--print", "kubernetes", "--image", "recurra:cpu", "--storage", "s3://runs/team"]
+    given += ["--tracking-uri", "http://mlflow:5000", "--set", "data.path=s3://rows/lines.parquet"]
+    given += ["--env-from", "store", "--service-account", "trainer"]
+    assert call("submit", *given, "--json") == 0
+    text = json.loads(capsys.readouterr().out)["manifest"]
+    assert "S3CR3T" not in text and str(tmp_path) not in text and "persistentVolumeClaim" not in text
+    _, job = YAML(typ="safe").load_all(text)
+    pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "trainer"
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "store"}}]

@@ -44,6 +44,7 @@ def a_schedule(
 ) -> str:
     cron, zone = rules.pop("cron", "0 3 * * *"), rules.pop("zone", "Europe/Berlin")
     settings = rules.pop("settings", None) or line_settings(Path("lines.parquet"))
+    variables = rules.pop("variables", VARIABLES)
     return scheduled(
         "lines",
         settings=settings,
@@ -52,7 +53,7 @@ def a_schedule(
         cron=cron,
         zone=zone,
         rules=Rules(**rules),
-        variables=VARIABLES,
+        variables=variables,
         options={**OPTIONS, **(options or {})},
     )
 
@@ -224,6 +225,63 @@ def test_secrets_are_named_and_never_written(conf: Path) -> None:
     assert by_name["RECURRA_ADDRESS"]["value"] == "auto"
     assert by_name["RECURRA_STORAGE"]["value"] == "/project/runs"
     assert len(by_name) == len(spec["containers"][0]["env"])
+
+
+STORE: dict[str, Any] = {
+    "settings": line_settings(Path("x"), data={"path": "s3://rows/lines.parquet"}),
+    "variables": {**VARIABLES, "RECURRA_STORAGE": "s3://runs/team"},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "by"),
+    [
+        (
+            {"from_secrets": ("AWS_ACCESS_KEY_ID=store/id", "AWS_SECRET_ACCESS_KEY=store/key")},
+            "the Secret store",
+        ),
+        ({"env_from": ("store", "region")}, "the Secret region and the Secret store"),
+        ({"service_account": "trainer"}, "the ServiceAccount trainer"),
+        ({}, "the role of their machines"),
+    ],
+)
+def test_runs_in_a_store_need_no_volume_and_say_by_what_right_pods_reach_it(
+    conf: Path, root: Path, options: dict[str, Any], by: str
+) -> None:
+    given = {"claim": None, **options}
+    for text in (a_run(conf, options=given, **STORE), a_schedule(conf, options=given, **STORE)):
+        assert "# Runs are in s3://runs/team.\n" in text and f"# Pods reach it by {by}" in text
+        found = objects(text)
+        for each in [*yaml.safe_load_all(text), found["RayJob"]]:
+            assert faults(each, root) == []
+        (spec,) = pod_specs(found["RayJob"])
+        assert not any("persistentVolumeClaim" in volume for volume in spec["volumes"])
+        (container,) = spec["containers"]
+        plain = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+        assert plain["RECURRA_STORAGE"] == "s3://runs/team"
+        writable = [each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")]
+        assert plain["HOME"] in writable and "RECURRA_CACHE" not in plain
+        assert spec.get("serviceAccountName") == options.get("service_account")
+        references = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
+        assert references == list(options.get("env_from", ()))
+        by_key = {each["name"] for each in container["env"] if "valueFrom" in each}
+        assert by_key == {text.partition("=")[0] for text in options.get("from_secrets", ())}
+        if "CronJob" in found:
+            # Whoever only creates RayJobs has nothing to do with the store.
+            (creating,) = pod_specs(found["CronJob"])
+            assert "envFrom" not in creating["containers"][0]
+            assert creating["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
+
+
+def test_several_pods_need_no_volume_either(conf: Path) -> None:
+    settings = line_settings(Path("x"), data={"path": "s3://rows/a.parquet"}, train={"nodes": 3})
+    given = {**STORE, "settings": settings, "options": {"claim": None}}
+    specs = pod_specs(objects(a_run(conf, **given))["RayJob"])
+    assert len(specs) == 2
+    assert [list(volume) for spec in specs for volume in spec["volumes"]] == 2 * [
+        ["name", "emptyDir"],
+        ["name", "configMap"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 
 from components import bundles
 from components.errors import ClusterError, DataError
-from pipeline.backends import workspace
-from pipeline.backends.registry import DIGEST_TAG, RUN_TAG, Registry
+from pipeline.backends import mirrors, workspace
+from pipeline.backends.registry import DIGEST_TAG, RUN_TAG, Registry, Version
 from pipeline.backends.signals import Signals
 from pipeline.backends.tracking import Store
 from pipeline.jobs import live
@@ -147,3 +147,23 @@ def test_a_process_that_is_lost_while_it_scores_is_worth_another_try(made, falle
     with pytest.raises(ClusterError, match="was lost") as caught:
         look(settings, around=around(made), journal=[])
     assert caught.value.exit_code == 3
+
+
+def test_rows_of_the_champion_come_from_an_object_store(object_store, tmp_path, monkeypatch):
+    settings = line_settings(tmp_path / "lines.parquet")
+
+    def storage(machine):
+        monkeypatch.setenv("RECURRA_CACHE", str(tmp_path / machine))
+        return mirrors.open_mirror(object_store).root
+
+    folder = workspace.create(storage("here"), "lines", plan={}, versions={})
+    (folder.data / "train").mkdir(parents=True)
+    (folder.data / "train" / "part-0.parquet").write_text("rows")
+    folder.publish()
+    version = Version("lines", 1, "2026-01-01T00:00:00+00:00", "r", {RUN_TAG: folder.run_id}, ())
+    known = live._rows_of(version, settings, storage=storage("there"))
+    assert known.is_relative_to(tmp_path / "there")
+    assert (known / "train" / "part-0.parquet").read_text() == "rows"
+    other = Version("lines", 2, version.created, "r", {RUN_TAG: "another"}, ())
+    assert live._rows_of(other, settings, storage=storage("there")) is None
+    mirrors._OPENED.clear()

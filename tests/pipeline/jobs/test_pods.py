@@ -41,8 +41,21 @@ def test_the_surroundings_are_those_of_a_pod() -> None:
     found = variables_of(VARIABLES, Pods("i", claim="data"), SETTINGS)
     expected = {"RECURRA_STORAGE": "/project/runs", "RECURRA_ADDRESS": "auto"}
     assert found == {**VARIABLES, **expected}
-    in_a_store = {**VARIABLES, "RECURRA_STORAGE": "s3://runs/here"}
-    assert variables_of(in_a_store, Pods("i"), SETTINGS) == {**in_a_store, "RECURRA_ADDRESS": "auto"}
+
+
+@pytest.mark.parametrize("pods", [Pods("i"), Pods("i", num_nodes=2), Pods("i", claim="rows", num_nodes=2)])
+def test_runs_in_a_store_stay_there_and_a_working_folder_of_this_machine_is_left_out(pods: Pods) -> None:
+    variables = {**VARIABLES, "RECURRA_STORAGE": "s3://runs/here"}
+    found = variables_of({**variables, "RECURRA_CACHE": "/somewhere/cache"}, pods, SETTINGS)
+    assert found == {**variables, "RECURRA_ADDRESS": "auto"}
+
+
+def test_what_is_no_name_of_kubernetes_is_refused_and_a_secret_not_repeated() -> None:
+    with pytest.raises(SettingsError) as caught:
+        pods_of(SETTINGS, image="i", env_from=["store", "S3CR3T-xyz"], service_account="Team A")
+    assert len(caught.value.problems) == 2
+    assert "--env-from" in str(caught.value) and "'Team A'" in str(caught.value)
+    assert "S3CR3T" not in str(caught.value)
 
 
 def test_what_a_secret_gives_is_left_to_it() -> None:

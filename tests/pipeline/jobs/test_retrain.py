@@ -12,7 +12,7 @@ from pipeline.backends.registry import Registry
 from pipeline.backends.signals import Signals
 from pipeline.backends.tracking import Store
 from pipeline.jobs import retrain as module
-from pipeline.jobs.retrain import JOURNAL, look, retrain, show
+from pipeline.jobs.retrain import look, retrain, show
 from pipeline.run import Surroundings, data_digests
 from pipeline.stages.register import ROWS_TAG, SOURCES_TAG
 from tests.pipeline.conftest import Noting, line_settings, lines
@@ -88,7 +88,7 @@ def test_nothing_new_is_skipped_and_said_and_entered(data, around, champion):
     assert outcome["verdict"] == "skipped" and outcome["run_id"] is None
     assert outcome["reasons"] == ["The files are those that version 1 was made from."]
     assert outcome["model"]["version"] == 1
-    (entry,) = journals.read(around.storage / "lines" / JOURNAL)
+    (entry,) = journals.read(around.storage / "lines" / journals.LOOKS)
     assert entry["verdict"] == "skipped" and entry["run_id"] is None
     assert workspace.runs(around.storage, "lines") == []
 
@@ -154,7 +154,7 @@ def test_a_dry_run_and_force_say_so_and_change_nothing(data, around, champion, m
     outcome = retrain(settings(data), around=around, dry_run=True, force=True)
     assert outcome["verdict"] == "would run" and outcome["reasons"] == ["It was asked for with --force."]
     assert retrain(settings(data), around=around, dry_run=True)["verdict"] == "skipped"
-    assert not (around.storage / "lines" / JOURNAL).exists()
+    assert not (around.storage / "lines" / journals.LOOKS).exists()
 
 
 def test_a_run_that_fails_leaves_no_entry_so_that_the_next_look_tries_again(data, around, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_run_that_fails_leaves_no_entry_so_that_the_next_look_tries_again(data
     monkeypatch.setattr(module, "execute", fails)
     with pytest.raises(OSError, match="no cluster"):
         retrain(settings(data), around=around)
-    assert journals.read(around.storage / "lines" / JOURNAL) == []
+    assert journals.read(around.storage / "lines" / journals.LOOKS) == []
 
 
 def test_what_is_shown_names_the_model_that_stays(data, around, champion, capsys):

@@ -42,8 +42,9 @@ class Hand(Clock):
 class Fake:
     """A run that ends when it is told to."""
 
-    def __init__(self, ends=None, stops=(143, None)):
+    def __init__(self, ends=None, stops=(143, None), elsewhere=False):
         self.ends, self.stops, self.was_stopped, self.was_killed = ends, stops, False, False
+        self.elsewhere = elsewhere
 
     def ended(self):
         return self.ends
@@ -53,6 +54,9 @@ class Fake:
 
     def kill(self):
         self.was_killed, self.ends = True, (None, None)
+
+    def is_here(self):
+        return not self.elsewhere
 
 
 class Runs:
@@ -324,6 +328,23 @@ def test_the_signal_lets_runs_checkpoint_and_the_next_start_goes_on_with_them(ca
     led.scheduler.step()
     led.scheduler.step()
     assert led.states[0] == DONE
+
+
+def test_a_run_on_another_machine_is_waited_for_and_left_alone_at_the_end(case):
+    led = case(Fake())
+    led.go(1)
+    elsewhere = led.runs.found[led.slots[0].instant] = Fake(stops=None, elsewhere=True)
+    led.lease.release()
+    led.lead()
+    led.go(1)
+    assert led.states == [RUNNING, SKIPPED] and len(led.runs.started) == 1
+    led.scheduler._stop_all()
+    assert led.states == [RUNNING, SKIPPED] and not elsewhere.was_killed
+    elsewhere.ends = KEPT
+    led.lease.release()
+    led.lead()
+    led.scheduler.step()
+    assert led.states == [DONE, SKIPPED]
 
 
 def test_a_scheduler_whose_lease_was_taken_stops_and_leaves_the_run_alone(case):

@@ -121,6 +121,21 @@ def test_a_schedule_is_printed_for_others(folder):
     assert not (folder / "mlflow.db").exists()
 
 
+def test_slots_in_a_file_of_one_machine_are_told_where_runs_are_in_an_object_store(folder):
+    asked = ("schedule", "conf.yaml", "--cron", "0 3 1 1 *", "--storage", "s3://bucket/team")
+    state = f"sqlite:///{folder}/slots.db"
+    leader = recurra(folder, *asked, "--state", state, RECURRA_CACHE=str(folder / "cache"))
+    told = ""
+    while "a file of this machine" not in told:
+        line = leader.stderr.readline()
+        assert line, told
+        told += line
+    leader.terminate()
+    _, err = leader.communicate(timeout=60)
+    assert leader.returncode == 143, err
+    assert "--state" in (told + err).replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_a_schedule_that_is_killed_twice_and_stopped_loses_and_doubles_no_slot(folder):
     """Each second a slot, whose run ends with exit code 2 because its data are not there."""
