@@ -94,7 +94,7 @@ def common_options(command: Command) -> Command:
             store=store,
             tracking_uri=_absolute_uri(tracking_uri),
             artifacts=_artifact_root(artifacts, tracking_uri, store=store),
-            address=address,
+            address=_cluster(address),
             console=console_of(as_json=as_json, quiet=quiet, verbose=verbose),
         )
         return command(*args, common=common, **kwargs)
@@ -237,6 +237,17 @@ def _absolute_uri(uri: str) -> str:
         return absolute(uri, Path.cwd())
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--tracking-uri") from error
+
+
+def _cluster(address: str | None) -> str | None:
+    from pipeline.backends.addresses import cluster_address
+
+    try:
+        if address is not None:
+            cluster_address(address)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--address") from error
+    return address
 
 
 def _storage(place: str) -> tuple[Path, str | None]:
