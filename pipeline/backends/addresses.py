@@ -29,8 +29,12 @@ AUTO = "auto"
 SQLITE = "sqlite:///"
 CONNECT_SECONDS = 5.0
 
+# Two letters at least: a drive of Windows is no scheme.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _USER_AND_PASSWORD = re.compile(r"(?<=://)\S*@")
-_SECRET_OPTION = re.compile(r"(?i)([?&][^=&\s]*(?:password|secret|token|key)[^=&\s]*=)[^&\s]+")
+_SECRET_OPTION = re.compile(
+    r"(?i)([?&](?:[^=&\s]*(?:passw|pwd|secret|token|key|signature)[^=&\s]*|(?:[^=&\s]*[-_.])?sig)=)[^&\s]+"
+)
 
 
 def absolute(uri: str, folder: Path) -> str:
@@ -69,9 +73,14 @@ def artifact_root(place: str, folder: Path, *, tracking_uri: str) -> str:
             "a tracking server decides itself where files go (`mlflow server --artifacts-destination`); "
             "leave it out"
         )
-    if "://" not in place:
+    if is_folder(place, folder):
         return (folder / place).resolve().as_uri()
     return store_url(place)
+
+
+def is_folder(place: str, folder: Path) -> bool:
+    """Whether a place for files is a folder: `s3:bucket` is no new one, but a URL with a mistake."""
+    return not _SCHEME.match(place) or ("://" not in place and (folder / place).exists())
 
 
 def store_url(place: str) -> str:

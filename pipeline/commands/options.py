@@ -252,12 +252,13 @@ def _cluster(address: str | None) -> str | None:
 
 def _storage(place: str) -> tuple[Path, str | None]:
     """The storage's folder, which is only a working folder where it is an object store; and that store."""
-    if "://" not in place:
+    from pipeline.backends.addresses import is_folder, store_url
+
+    if is_folder(place, Path.cwd()):
         path = Path(place)
         if path.exists() and not path.is_dir():
             raise click.BadParameter(f"{place!r} is a file, expected a folder.", param_hint="--storage")
         return path.absolute(), None
-    from pipeline.backends.addresses import store_url
     from pipeline.backends.mirrors import open_mirror
 
     try:

@@ -49,6 +49,10 @@ def test_the_path_of_a_database_is_known_and_a_server_has_none(tmp_path):
         ("postgresql://me:S3CR3T/@@host/db", "postgresql://***@host/db"),
         ("postgresql://host/db?password=S3CR3T&a=1", "postgresql://host/db?password=***&a=1"),
         ("https://host?X-Token=S3CR3T", "https://host?X-Token=***"),
+        ("https://host/a?sv=1&sig=S3CR3T", "https://host/a?sv=1&sig=***"),
+        ("https://host/a?X-Amz-Signature=S3CR3T&x=1", "https://host/a?X-Amz-Signature=***&x=1"),
+        ("abfs://account:S3CR3T@host/a", "abfs://***@host/a"),
+        ("https://host/a?design=2", "https://host/a?design=2"),
         ("models:/words@champion in http://host", "models:/words@champion in http://host"),
     ],
 )
@@ -134,6 +138,8 @@ def test_files_go_to_a_folder_or_an_object_store(tmp_path, place, uri):
     ("place", "tracking_uri", "said"),
     [
         ("gs://bucket", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
+        ("data:files", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
+        ("abfs://account:S3CR3T@host", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
         ("s3://", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
         ("s3://key:S3CR3T@bucket", "postgresql://host/mlflow", "carries a password"),
         ("s3://key:S3CR3T@[bucket", "postgresql://host/mlflow", "expected a folder or s3://bucket/prefix"),

@@ -105,6 +105,12 @@ def test_an_object_store_gets_a_working_folder_of_its_own_and_makes_no_folder_he
         ("s3://", "expected a folder or s3://bucket/prefix"),
         ("s3://bucket/runs?region=x", "expected a folder or s3://bucket/prefix"),
         ("s3://me:S3CR3T@bucket/runs", "carries a password"),
+        ("abfs://account:S3CR3T@host/runs", "expected a folder or s3://bucket/prefix"),
+        ("ftp://me:S3CR3T@host/runs", "expected a folder or s3://bucket/prefix"),
+        ("gopher://host/runs", "expected a folder or s3://bucket/prefix"),
+        ("jar:file:///runs.zip", "expected a folder or s3://bucket/prefix"),
+        ("data:runs", "expected a folder or s3://bucket/prefix"),
+        ("s3:bucket/runs", "expected a folder or s3://bucket/prefix"),
     ],
 )
 def test_a_storage_that_cannot_be_is_refused(
