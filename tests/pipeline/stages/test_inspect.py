@@ -122,6 +122,18 @@ def test_a_password_in_a_url_gets_into_no_settings(
     assert "S3CR3T" not in written + out + err
 
 
+def test_a_column_of_an_extension_type_is_proposed_for_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pa.table({**lines(), "codes": lines()["frames"]})
+    field = table.schema.field("codes").with_metadata({"ARROW:extension:name": "their.codes"})
+    pq.write_table(table.cast(table.schema.set(table.schema.get_field_index("codes"), field)), "data.parquet")
+    said = asked(capsys, "data.parquet", "-o", "conf.yaml")
+    assert [part["column"] for part in said["settings"]["data"]["inputs"]] == ["frames"]
+    (codes,) = [each for each in said["columns"] if each["column"] == "codes"]
+    assert codes["type"].startswith("the extension type their.codes, stored as list<")
+
+
 def test_json_says_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(folder / "lines.parquet")
     said = asked(capsys, "lines.parquet", "-o", "lines.yaml")
