@@ -4,6 +4,7 @@
                                                    └ import_file, for formats without row groups
 
 paths      what data.path names: files, folders, globs, object stores; compressed or not
+stores  web  hosts                the file systems that answer URLs, and which hosts are asked
 sources    what is handed on, and the two kinds of reader
 parquet  arrow                    read in place
 csv  jsonl  conll  ts  functions  imported, each once, into an Arrow file
