@@ -60,11 +60,7 @@ def expand(paths: str | Sequence[str], file_format: str = "auto") -> list[File]:
         DataError: a path names nothing, or a file is of no known format.
         StorageError: an object store cannot be reached.
     """
-    try:
-        return find(paths, SUFFIXES, any_suffix=file_format != "auto")
-    except OSError as error:
-        problem = Problem(file=str(paths), message=f"cannot be read: {error.strerror or error}")
-        raise DataError("The data cannot be read.", problems=[problem]) from error
+    return find(paths, SUFFIXES, any_suffix=file_format != "auto")
 
 
 def format_of(file: File, file_format: str = "auto") -> str:

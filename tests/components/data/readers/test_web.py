@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -23,15 +24,15 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+    def __init__(self, host: str) -> None:
+        super().__init__((host, 0), Answer)
         self.asked: list[str] = []
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.server_port}{path}"
 
-    def leading_to(self, url: str) -> str:
-        return self.url(f"/to.csv?url={quote(url, safe='')}")
+    def leading_to(self, url: str, host: str = "127.0.0.1") -> str:
+        return self.url(f"/to.csv?url={quote(url, safe='')}", host)
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -69,13 +70,21 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def listening(host: str) -> Iterator[Server]:
+    made = Server(host)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    try:
+        yield made
+    finally:
+        made.shutdown()
+        made.server_close()
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with listening("127.0.0.1") as made:
+        yield made
 
 
 def refusal(url: str) -> str:
@@ -117,6 +126,28 @@ def test_a_redirect_to_where_clouds_give_credentials_away_is_refused(server: Ser
         said = refusal(url)
         assert "127.0.0.1" in said and "the server leads to" in said
         assert "an address of this machine's network itself" in said
+
+
+@pytest.fixture
+def own_address() -> str:
+    """An address of this machine under which others reach it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine is on no network")
+        return str(probe.getsockname()[0])
+
+
+def test_a_redirect_from_the_network_to_this_machine_is_refused_on_every_hop(own_address: str) -> None:
+    with listening("") as server:  # here and there
+        directly = server.leading_to(server.url("/rows.csv"), own_address)
+        for url in (directly, server.leading_to(directly, own_address)):
+            assert f"leads to 127.0.0.1: this machine, and {own_address}" in refusal(url)
+        assert "/rows.csv" not in server.asked
+        # The network may lead to itself.
+        (file,) = find(server.leading_to(server.url("/rows.csv", own_address), own_address), KNOWN)
+        assert file.size() == len(CONTENT)
 
 
 @pytest.mark.parametrize("target", ["http://2852039166/a.csv", "http://0xa9fea9fe/a.csv"])
