@@ -24,6 +24,7 @@ from conf.sections import (
     RANKING_METRICS,
     SMALLER_IS_BETTER,
     SPAN_METRICS,
+    AreaMetric,
     Metric,
     Section,
     Seed,
@@ -895,8 +896,9 @@ class GateSettings(Section):
         description="Milliseconds within which 95 of 100 test rows, asked one at a time, must be answered on "
         "the machine that evaluates; null: not measured.",
     )
-    better_on: Metric = Field(
-        default="accuracy", description="The metric on which it must beat the champion."
+    better_on: Literal[Metric, AreaMetric] = Field(
+        default="accuracy",
+        description="The metric on which it must beat the champion; of a classifier also roc_auc or pr_auc.",
     )
     confidence: float = Field(
         default=0.95, gt=0.5, lt=1, description="How sure the comparison and the intervals are."
@@ -1104,6 +1106,7 @@ class Settings(Section):
             for metric in {metric for floors in section.slices.values() for metric in floors}:
                 _refuse_sequence_accuracy(metric, at="slices")
         if isinstance(section, GateSettings) and task == "labelling":
+            _refuse_ranking(section.better_on, at="better_on")
             for metric in section.floors:
                 _refuse_ranking(metric, at=f"floors.{metric}")
         if isinstance(section, RetrainSettings) and section.live_score and task == "classification":

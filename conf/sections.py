@@ -5,7 +5,7 @@ class PlateauSettings(Section):       frozen, strict, no unknown keys
         raise conflict(..., at="factor", hint="...")
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -22,7 +22,9 @@ Metric = Literal[
 ]
 SPAN_METRICS = ("span_precision", "span_recall", "span_f1")
 # Of a classifier's test rows alone, from all of its probabilities.
-RANKING_METRICS = ("roc_auc", "pr_auc", "top_3_accuracy", "top_5_accuracy")
+AreaMetric = Literal["roc_auc", "pr_auc"]
+AREA_METRICS = get_args(AreaMetric)
+RANKING_METRICS = (*AREA_METRICS, "top_3_accuracy", "top_5_accuracy")
 SMALLER_IS_BETTER = ("loss", "ece")
 MAX_SEED = 2**32 - 1
 

@@ -106,6 +106,7 @@ def reproduce(model: str, *, tolerance: float, data: Sequence[str], around: Surr
     _refuse_absent_data(record.settings)
     with _own_folder(around, record.settings) as folder, _cluster(record.settings, around) as cluster:
         around.console.note(f"Training {version.uri} again in {folder.path}")
+        cluster.share(folder.path)
         shared: dict[str, Any] = {"folder": folder, "cluster": cluster, "console": around.console}
         _stage(folder, "prepare", prepare(record.settings, **shared))
         found = differences(record.lineage, lineage(folder))

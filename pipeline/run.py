@@ -5,6 +5,7 @@ execute  the same, done; nothing to do means that neither Ray nor TensorFlow sta
 """
 
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -22,6 +23,7 @@ from components.errors import BusyError, DataError, StorageError
 from components.evaluation import behaviours
 from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
+from conf.sections import AREA_METRICS
 from pipeline import report
 from pipeline.backends import disks, tracking, workspace
 from pipeline.backends.cluster import Cluster, Future
@@ -30,7 +32,7 @@ from pipeline.backends.signals import Signals
 from pipeline.backends.trials import TrialLedger
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
-from pipeline.stages.evaluate import baselines, evaluate
+from pipeline.stages.evaluate import evaluate, start_baselines
 from pipeline.stages.predict import Options, predict
 from pipeline.stages.prepare import check_examples, prepare
 from pipeline.stages.register import attach_report, register
@@ -78,8 +80,10 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "train": TRAINING,
     "evaluate": ("components.evaluation", "components.metrics", "pipeline.stages.evaluate"),
     "register": (
+        "components.evaluation.areas",
         "components.evaluation.comparison",
         "components.evaluation.latencies",
+        "components.evaluation.measures",
         "components.evaluation.requirements",
         "components.evaluation.rivals",
         "components.evaluation.sample_sizes",
@@ -249,6 +253,8 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
             name: digests[file.shown] for name, file in zip(names, files, strict=True)
         }
     inputs["evaluate"]["settings"].pop("evaluate.examples", None)
+    if settings.gate.better_on in AREA_METRICS:
+        inputs["evaluate"]["settings"]["every probability kept for the gate"] = True
     if settings.kept:
         inputs["prepare"]["settings"]["columns kept for evaluation"] = list(settings.kept)
     inputs["register"]["tracking"] = workspace.fingerprint(tracking_uri)
@@ -595,6 +601,7 @@ class _Work:
                 artifacts=around.artifacts,
             )
         )
+        self.cluster.share(folder.path)
         self.shared: dict[str, Any] = {"folder": folder, "cluster": self.cluster, "console": around.console}
         self.baselines: Future | None = None
         self.stack = stack
@@ -695,9 +702,7 @@ class _Work:
     def _train(self, stage: Planned) -> dict[str, Any]:
         if self.planned.runs("evaluate"):
             # Small models beside the network's training: a core is free while the other one steps.
-            self.baselines = self.cluster.background(
-                baselines, settings=self.settings, folder=self.folder.path
-            )
+            self.baselines = start_baselines(self.settings, self.folder, self.cluster)
         if (searched := self.folder.summary("tune")) is not None:
             return adopt(
                 self.settings,
@@ -756,8 +761,17 @@ def predict_rows(
     restart: bool = False,
 ) -> dict[str, Any]:
     """Answers of a registered model, or of a run's, for new rows; see `stages/predict.py`."""
-    with Cluster(address=around.address, num_gpus="auto", note=around.console.detail) as cluster:
+    with ExitStack() as stack:
+        scratch = None
+        cluster = Cluster(address=around.address, num_gpus="auto", note=around.console.detail)
         cluster.on_attach.append(around.signals.install)
+        if around.address is not None:
+            # Workers on other machines often see the storage, and never this one's temporary folder.
+            around.storage.mkdir(parents=True, exist_ok=True)
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix=".predict-", dir=around.storage))
+            scratch = Path(name)
+            cluster.share(scratch)
+        stack.enter_context(cluster)
         return predict(
             model,
             data,
@@ -769,6 +783,5 @@ def predict_rows(
             options=options,
             workers=workers,
             restart=restart,
-            # Workers on other machines see the storage, but not this one's temporary folder.
-            scratch=around.storage if around.address else None,
+            scratch=scratch,
         )

@@ -17,6 +17,7 @@ import pytest
 
 FAULTS: Mapping[str, str] = {
     "kill -9 of a training worker": "another goes on from the last checkpoint; the weights come out the same",
+    "a machine that is gone": "its work is done again elsewhere; the results of an undisturbed run",
     "kill -9 of the driver": "the same command goes on; no run stays open in MLflow, no process stays behind",
     "kill -9 while a checkpoint is written": "the one before stays valid, what was begun is ignored",
     "kill -9 while a version is registered": "no second version; the ledger is whole",

@@ -37,9 +37,13 @@ def agreement(one: pa.Table, other: pa.Table) -> dict[str, Any]:
     Gives the number of rows, the share of them with the same labels, and the largest difference between the
     probabilities of what was said; 1.0 where one says nothing of a row or of a step.
     """
-    rows = {row["row"]: row for row in other.to_pylist()}
+    ours, theirs = (
+        table.select([name for name in ("row", *ANSWERS) if name in table.column_names]).to_pylist()
+        for table in (one, other)
+    )
+    rows = {row["row"]: row for row in theirs}
     same, most = 0, 0.0
-    for row in one.to_pylist():
+    for row in ours:
         answer = rows.get(row["row"], {})
         name = "labels" if "labels" in row else "label"
         same += row[name] == answer.get(name)

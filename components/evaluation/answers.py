@@ -7,13 +7,15 @@
 One row per sequence, in the order of the input, in which it is number `row`. `place` is its number among the
 prepared rows of the split, which follows from content alone; `seen` says whether the very label sequence also
 stands in training (labelling; null for classification). A column `group` says which sequences are not
-independent of each other; without it all are.
+independent of each other; without it all are. On request a classifier's table has `distribution`, the
+probability of every label.
 Letters: S all steps, U units, n sequences, C classes.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +32,8 @@ from components.spans import Tagging
 # Of one part.
 MAX_STEPS = 1 << 17
 MAX_PROBABILITIES = 1 << 24
+# The column of a classifier's probabilities, in the order of the labels.
+DISTRIBUTION = "distribution"
 
 LabelSequences = frozenset[bytes]
 # Gets what the network said of each part before the temperature, and the true classes of its units.
@@ -51,6 +55,7 @@ class Answers:
     # (n,) int64: sequences of one group are not independent; None: all are
     groups: np.ndarray | None = None
     tagging: Tagging | None = None  # what the classes spell, where they are tags of a scheme
+    probabilities: np.ndarray | None = None  # (n, C) float64, of a classifier whose table has them
 
     def __len__(self) -> int:
         return len(self.units)
@@ -80,6 +85,7 @@ class Answers:
             lengths=self.lengths[sequences],
             places=self.places[sequences],
             groups=None if self.groups is None else self.groups[sequences],
+            probabilities=None if self.probabilities is None else self.probabilities[sequences],
         )
 
     def sums(self, owners: np.ndarray, num_owners: int) -> Sums:
@@ -104,6 +110,7 @@ def predict(
     labels: Sequence[str],
     split: str,
     seen: LabelSequences | None = None,
+    distribution: bool = False,
 ) -> pa.Table:
     """A model's answers on one prepared split.
 
@@ -112,8 +119,10 @@ def predict(
         labels: what the classes of `sequences.y` mean; the predictor may hold the same labels in any order.
         split: goes into the column of that name.
         seen: label sequences that stand in training, of `label_sequences`; None leaves the column null.
+        distribution: also a classifier's probability of every label, in the order of `labels`.
     """
-    return gather(list(predict_parts(predictor, sequences, labels=labels, split=split, seen=seen)))
+    asked: dict[str, Any] = {"labels": labels, "split": split, "seen": seen, "distribution": distribution}
+    return gather(list(predict_parts(predictor, sequences, **asked)))
 
 
 def predict_parts(
@@ -124,19 +133,26 @@ def predict_parts(
     split: str,
     seen: LabelSequences | None = None,
     observe: Observer | None = None,
+    distribution: bool = False,
 ) -> Iterator[pa.Table]:
     """What `predict` says, part by part; at least one part.
 
     `observe` is called with each part, in the order of `sequences`; classes are the predictor's.
     """
     for start, stop in _cuts(sequences, num_classes=len(labels)):
-        yield _part(predictor, sequences, start, stop, labels=labels, split=split, seen=seen, observe=observe)
+        asked: dict[str, Any] = {"labels": labels, "split": split, "seen": seen, "distribution": distribution}
+        yield _part(predictor, sequences, start, stop, observe=observe, **asked)
 
 
 def gather(parts: Sequence[pa.Table]) -> pa.Table:
     """The parts of one split in the order of the input."""
     table = pa.concat_tables(parts)
     return table.take(pc.sort_indices(table, sort_keys=[("row", "ascending")])).combine_chunks()
+
+
+def without_distribution(table: pa.Table) -> pa.Table:
+    """The table without the probability of every label, which few need and which takes most of its room."""
+    return table.select([name for name in table.column_names if name != DISTRIBUTION])
 
 
 def _cuts(sequences: SequenceSet, *, num_classes: int) -> Iterator[tuple[int, int]]:
@@ -162,6 +178,7 @@ def _part(
     split: str,
     seen: LabelSequences | None,
     observe: Observer | None,
+    distribution: bool,
 ) -> pa.Table:
     lengths = sequences.lengths[start:stop]
     steps = slice(int(sequences.offsets[start]), int(sequences.offsets[stop]))
@@ -194,7 +211,16 @@ def _part(
         "seen": _seen(truth, offsets, seen) if per_step else pa.nulls(len(lengths), pa.bool_()),
         "place": pa.array(np.arange(start, stop), pa.int64()),
     }
+    if distribution and not per_step:
+        columns[DISTRIBUTION] = _distribution(said.log_probabilities[:, as_predicted])
     return pa.table(columns)
+
+
+def _distribution(log_probabilities: np.ndarray) -> pa.ListArray:
+    """Probabilities (n, C) as a column."""
+    n, num_classes = log_probabilities.shape
+    values = pa.array(np.exp(log_probabilities.astype(np.float64)).ravel())
+    return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * num_classes), values)
 
 
 def _texts(classes: np.ndarray, labels: Sequence[str]) -> pa.Array:
@@ -249,7 +275,14 @@ def read(table: pa.Table, *, task: str, labels: Sequence[str], scheme: str = "no
         num_classes=len(labels),
         groups=_groups(table),
         tagging=tagging(labels, scheme),
+        probabilities=_probabilities(table, len(labels)),
     )
+
+
+def _probabilities(table: pa.Table, num_classes: int) -> np.ndarray | None:
+    if DISTRIBUTION not in table.column_names:
+        return None
+    return pc.list_flatten(table[DISTRIBUTION]).to_numpy().reshape(len(table), num_classes)
 
 
 def _groups(table: pa.Table) -> np.ndarray | None:

@@ -8,20 +8,22 @@
     the difference is surely better       promoted   better
     anything else (worse, or a tie)       kept       not better
 
-The difference is resampled in pairs over whole sequences: both models see the same resamples.
+The difference is resampled in pairs over whole sequences: both models see the same resamples, and each
+resample works the metric out anew.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.evaluation import measures
 from components.evaluation.answers import Answers, read
-from components.evaluation.intervals import Interval, Resamples, interval, resample
+from components.evaluation.intervals import Interval, Resamples, interval
 from components.evaluation.requirements import Found, Measured, beside, bounds, ceiling, floor, shown
 from components.evaluation.sample_sizes import to_tell
 from components.evaluation.scoring import measure, number
@@ -64,7 +66,8 @@ def decide(
     """The verdict on a new model.
 
     Args:
-        challenger: its predictions; only the rows of split `test` count.
+        challenger: its predictions; only the rows of split `test` count. Both tables have the probability of
+            every label where the models are compared on an area under a curve.
         champion: those of the model that holds the alias, made now on the same rows; None when there is
             no such model, or when it cannot answer them.
         gate: what the model must reach, and the metric on which the champion must be beaten.
@@ -74,7 +77,7 @@ def decide(
     """
     challenger = _test_rows(challenger)
     answers = read(challenger, task=task, labels=labels, scheme=scheme)
-    case = _Case(answers, task, gate, bootstrap, seed)
+    case = _Case(answers, task, tuple(labels), gate, bootstrap, seed)
     rules = [case.numbers()]
     if not rules[0].holds:
         return case.end("rejected", "not a number", rules, hint=NUMBERS_HINT)
@@ -115,6 +118,7 @@ class _Case:
 
     answers: Answers
     task: str
+    labels: tuple[str, ...]
     gate: GateSettings
     bootstrap: int
     seed: int
@@ -122,6 +126,16 @@ class _Case:
     @property
     def metric(self) -> str:
         return self.gate.better_on
+
+    @cached_property
+    def better_on(self) -> measures.Measure:
+        """What the champion must be beaten on."""
+        return measures.of(self.metric)
+
+    @cached_property
+    def value(self) -> float:
+        """The new model's, of what the champion must be beaten on."""
+        return self.better_on.value(self.answers)
 
     def measure(self, name: str) -> Found:
         """A metric of the new model with its bounds."""
@@ -145,10 +159,10 @@ class _Case:
             reasons=_reasons(decision, rules),
             rules=tuple(rules),
             metric=self.metric,
-            value=number(_value(self.answers, self.metric)),
+            value=number(self.value),
             **{"champion_value": None, "difference": None, "low": None, "high": None, **more},
             confidence=self.gate.confidence,
-            bootstrap=self.bootstrap,
+            bootstrap=self.better_on.num_resamples(self.answers, self.bootstrap),
             num_sequences=len(self.answers),
             hint=hint,
         )
@@ -159,13 +173,16 @@ class _Case:
         if not len(self.answers):
             told = "There are no test rows to judge the model on."
             return Rule("number", False, told, asked, "no test rows")
-        names = dict.fromkeys((*ALWAYS_NUMBERS, self.metric))
-        broken = [name for name in names if math.isnan(_value(self.answers, name))]
-        if not broken and math.isinf(_value(self.answers, self.metric)):
+        values = {name: measures.of(name).value(self.answers) for name in ALWAYS_NUMBERS}
+        values[self.metric] = self.value
+        broken = [name for name, value in values.items() if math.isnan(value)]
+        if not broken and math.isinf(self.value):
             broken = [self.metric]
         if broken:
             found = ", ".join(broken)
-            return Rule("number", False, f"Not a number on the test rows: {found}.", asked, f"not: {found}")
+            why = self.better_on.reason(self.answers, self.labels) if self.metric in broken else ""
+            told = f"Not a number on the test rows: {found}. {why}".rstrip()
+            return Rule("number", False, told, asked, f"not: {found}")
         return Rule("number", True, "Every score is a number.", asked, "they are")
 
     def limits(self) -> list[Rule]:
@@ -180,19 +197,18 @@ class _Case:
 
     def against(self, champion: Answers, rules: Sequence[Rule]) -> Verdict:
         """The verdict where a champion answered the same rows."""
-        value, theirs = _value(self.answers, self.metric), _value(champion, self.metric)
+        value, theirs = self.value, self.better_on.value(champion)
         more: dict[str, Any] = {"champion_value": number(theirs)}
         if not math.isfinite(theirs):
             sentence = f"The champion's {self.metric} on these rows is not a number."
             rule = self._rule(True, sentence, theirs, shown(number(value)))
             return self.end("promoted", "better", [*rules, rule], **more)
-        num_differing = self._num_differing(champion)
+        num_differing = self.better_on.num_differing(self.answers, champion)
         resamples = self._difference(champion)
         found = interval(value - theirs, resamples, confidence=self.gate.confidence)
         more |= {"difference": value - theirs, "low": number(found.low), "high": number(found.high)}
         if num_differing == 0:
-            told = f"A tie: both models have the same {self.metric} on every sequence."
-            rule = self._rule(False, told, theirs, "the same on every sequence")
+            rule = self._rule(False, f"A tie: {self.better_on.tie}.", theirs, "the same on every sequence")
             return self.end("kept", "not better", [*rules, rule], **more)
         better = self._better(value, theirs, found)
         lack = self._lack(num_differing, theirs, found)
@@ -204,22 +220,15 @@ class _Case:
         told = self._would_tell(needed, value - theirs)
         if not lack:
             return self.end("kept", "not better", [*rules, better], **more).with_note(told)
-        asked = "a difference other than zero" if needed is None else f"about {_about(needed)} {self._units}"
         lacking = f"Too little data to tell: {lack}. {told}"
+        asked = self._would_do(needed, value - theirs)
         rule = Rule("enough data", False, lacking, asked, f"{self.answers.num_independent:,}")
         return self.end("kept", "too little data", [*rules, better, rule], hint=LITTLE_HINT, **more)
-
-    def _num_differing(self, champion: Answers) -> int:
-        """Sequences on which the two models count differently."""
-        n = len(self.answers)
-        ours, others = (answers.sums(np.arange(n), n) for answers in (self.answers, champion))
-        pairs = [(getattr(ours, name), getattr(others, name)) for name in METRICS[self.metric].uses]
-        return int(np.any([(a != b).reshape(n, -1).any(axis=1) for a, b in pairs], axis=0).sum())
 
     def _difference(self, champion: Answers) -> Resamples:
         """The difference on resampled sequences, both models on the same ones."""
         ours, others = (
-            resample(answers, [self.metric], bootstrap=self.bootstrap, seed=self.seed)[self.metric]
+            self.better_on.resample(answers, bootstrap=self.bootstrap, seed=self.seed)
             for answers in (self.answers, champion)
         )
         return ours - others
@@ -232,7 +241,10 @@ class _Case:
         if num_differing < self._least_differing:
             takes = self._least_differing
             return f"the models differ on {num_differing} of {n:,} sequences, and it takes {takes}"
-        half, gain = (found.high - found.low) / 2, abs(METRICS[self.metric].best - theirs)
+        if self.least is not None and self.least[1] < self._least_differing:
+            label, count = self.labels[self.least[0]], self.least[1]
+            return f"{count} {self._units} are of the label {label!r}, and it takes {self._least_differing}"
+        half, gain = (found.high - found.low) / 2, abs(self.better_on.best - theirs)
         if found.low <= 0 <= found.high and half > gain:
             return (
                 f"the difference is known to ±{half:.4f} only, and the champion's {theirs:.4f}"
@@ -240,16 +252,29 @@ class _Case:
             )
         return ""
 
+    @cached_property
+    def least(self) -> tuple[int, int] | None:
+        """The class that limits what the rows can tell, and on how many of them it stands."""
+        return self.better_on.least(self.answers)
+
     @property
     def _units(self) -> str:
         """What the rows that would tell are counted in: what the bootstrap draws."""
         return "test sequences" if self.answers.groups is None else "test groups of sequences"
 
     def _would_tell(self, needed: int | None, difference: float) -> str:
-        if needed is None:
+        if needed is None and difference == 0:
             return f"No number of {self._units} would tell, as long as the models score the same."
+        if needed is None:
+            return f"How many {self._units} would tell cannot be said: these are too few to see them vary."
         told = f"About {_about(needed)} {self._units} would tell"
         return f"{told}, if the difference is truly {difference:+.4f}."
+
+    def _would_do(self, needed: int | None, difference: float) -> str:
+        """What is asked where there is too little data."""
+        if needed is not None:
+            return f"about {_about(needed)} {self._units}"
+        return "a difference other than zero" if difference == 0 else f"more {self._units}"
 
     @property
     def _least_differing(self) -> int:
@@ -257,16 +282,16 @@ class _Case:
         return math.ceil(math.log2(2 / (1 - self.gate.confidence)))
 
     def _needed(self, difference: float, resamples: Resamples, num_differing: int) -> int | None:
-        """About how many sequences would tell the models apart; None where no number would."""
+        """About how many sequences would tell the models apart; None where no number can be given."""
         needed = to_tell(difference, resamples, confidence=self.gate.confidence)
         if needed is None:
             return None
         n = len(resamples.without)
-        of_differing = math.ceil(n * self._least_differing / num_differing)
-        return max(needed, of_differing, MIN_SEQUENCES, n + 1)
+        fewest = num_differing if self.least is None else min(num_differing, self.least[1])
+        return max(needed, math.ceil(n * self._least_differing / fewest), MIN_SEQUENCES, n + 1)
 
     def _better(self, value: float, theirs: float, found: Interval) -> Rule:
-        up = METRICS[self.metric].higher_is_better
+        up = self.better_on.higher_is_better
         surely_more, surely_less = found.low > 0, found.high < 0
         holds = surely_more if up else surely_less
         if holds:
@@ -284,7 +309,7 @@ class _Case:
 
     def _rule(self, holds: bool, sentence: str, theirs: float, found: str) -> Rule:
         """The rule that the champion must be beaten."""
-        than = "above" if METRICS[self.metric].higher_is_better else "below"
+        than = "above" if self.better_on.higher_is_better else "below"
         return Rule(
             name="better",
             holds=holds,
@@ -292,7 +317,7 @@ class _Case:
             asked=f"surely {than} the champion's {shown(number(theirs))}",
             found=found,
             metric=self.metric,
-            value=number(_value(self.answers, self.metric)),
+            value=number(self.value),
             against=number(theirs),
         )
 
@@ -317,8 +342,3 @@ def _about(num: int) -> str:
     """A number rounded up to its first two digits."""
     unit = 10 ** max(0, len(str(num)) - 2)
     return f"{math.ceil(num / unit) * unit:,}"
-
-
-def _value(answers: Answers, metric: str) -> float:
-    total = answers.sums(np.zeros(len(answers), np.int64), 1).total()
-    return float(METRICS[metric].of(total))

@@ -62,7 +62,7 @@ def resample(
     They are drawn by place, so the order of the input has no say. Sequences are counted part by part, so
     memory hardly grows with them.
     """
-    answers, owners = _in_order(answers)
+    answers, owners = in_order(answers)
     n, fields = answers.num_independent, sorted({field for name in metrics for field in METRICS[name].uses})
     every = answers.sums(np.zeros(len(answers), np.int64), 1).total()
     sums: dict[str, np.ndarray] = {}
@@ -85,7 +85,7 @@ def resample(
     return {name: Resamples(METRICS[name].of(drawn), np.concatenate(without[name])) for name in metrics}
 
 
-def _in_order(answers: Answers) -> tuple[Answers, np.ndarray]:
+def in_order(answers: Answers) -> tuple[Answers, np.ndarray]:
     """The answers by place, those of a group together; and what each sequence is drawn as, 0 to n - 1."""
     if answers.groups is None:
         return answers.take(np.argsort(answers.places, kind="stable")), np.arange(len(answers))

@@ -22,13 +22,14 @@ from components.data.layouts import StepInput, StepLayout
 from components.data.readers import File, Part, Source, parts, scan
 from components.data.readers.sources import NUMBERS, OWN, TEXT, TEXTS
 from components.data.records import Field, Places, context_column, laid_flat, spelling
-from components.errors import DataError, Problem
+from components.errors import DataError, ModelError, Problem
 from components.lookup import nearest
 from components.served.encoding import Encoding, kind_of
 from components.served.numbers import NumericEncoding
-from components.served.predictor import Predictor, Said
+from components.served.predictor import BestSequences, Predictor, Said
 
 MAX_STEPS, MAX_PROBABILITIES, MAX_PROBLEMS = 1 << 18, 1 << 22, 1000
+MAX_LABELS = 1 << 22  # of the best sequences of a piece
 # Of a chunk: what is lost with a process that dies.
 CHUNK_ROWS, CHUNK_VALUES = 1 << 16, 1 << 24
 
@@ -47,6 +48,7 @@ class Task:
     distribution: bool
     schema: pa.Schema
     keeps_bad: bool = False  # rows that do not fit get nulls, a problem and their place; else they are errors
+    n_best_sequences: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -160,6 +162,7 @@ def open_task(
     n_best: int,
     distribution: bool,
     keeps_bad: bool = False,
+    n_best_sequences: int = 0,
 ) -> Task:
     """Open files of new rows and look at the work that they hold for a model.
 
@@ -175,6 +178,7 @@ def open_task(
         n_best: also the n most probable labels.
         distribution: also the probability of every label.
         keeps_bad: rows that do not fit are answered with nulls and their problem.
+        n_best_sequences: also the n most probable label sequences as wholes; of a CRF.
 
     Raises:
         DataError: files that cannot be opened, lack a column or hold another type; all of them together.
@@ -184,7 +188,13 @@ def open_task(
     read = reading(encoding, id_column=named, file_format=file_format, layout=layout)
     sources = open_sources(files, read, run=run, scratch=scratch, check=check)
     return look(
-        sources, encoding, id_column=named, n_best=n_best, distribution=distribution, keeps_bad=keeps_bad
+        sources,
+        encoding,
+        id_column=named,
+        n_best=n_best,
+        distribution=distribution,
+        keeps_bad=keeps_bad,
+        n_best_sequences=n_best_sequences,
     )
 
 
@@ -212,6 +222,7 @@ def look(
     n_best: int = 0,
     distribution: bool = False,
     keeps_bad: bool = False,
+    n_best_sequences: int = 0,
 ) -> Task:
     """The work that the files hold for a model.
 
@@ -222,6 +233,7 @@ def look(
         n_best: also the n most probable labels.
         distribution: also the probability of every label, in the order of `encoding.labels`.
         keeps_bad: rows that do not fit are answered with nulls and their problem.
+        n_best_sequences: also the n most probable label sequences as wholes; of a CRF.
 
     Raises:
         DataError: the files hold no rows at all.
@@ -230,11 +242,18 @@ def look(
     if not any(source.num_rows for source in sources):
         problems = [Problem(file=source.name, message="no rows") for source in sources]
         raise DataError("The data cannot be predicted.", problems=problems)
-    schema = _schema(encoding, with_id=has_id, n_best=n_best, distribution=distribution)
+    schema = _schema(
+        encoding,
+        with_id=has_id,
+        n_best=n_best,
+        distribution=distribution,
+        with_sequences=n_best_sequences > 0,
+    )
     if keeps_bad:
         schema = pa.schema([*schema, pa.field(PROBLEM, pa.string()), *PLACE])
     found = tuple(parts(sources))
-    return Task(found, id_column if has_id else None, n_best, distribution, schema, keeps_bad)
+    own = id_column if has_id else None
+    return Task(found, own, n_best, distribution, schema, keeps_bad, n_best_sequences)
 
 
 def answers(
@@ -247,12 +266,21 @@ def answers(
 
     Raises:
         DataError: rows that do not fit, all of the chunk's (at most a thousand), once every row was seen.
+        ModelError: the best label sequences are wanted of a model that does not score them.
     """
     predictor = _opened(bundle, bundles.describe(bundle)["digest"])
+    if task.n_best_sequences and not predictor.is_crf:
+        raise ModelError(
+            "This model does not score label sequences as wholes: it is no CRF.",
+            hint="Leave --n-best-sequences out, or train with `model.crf: true`.",
+        )
     problems: list[Problem] = []
     for part, first, batch in _batches(predictor.encoding, task, chunk):
         flat = _laid_flat(batch, predictor.encoding)
-        found = _problems(batch, flat, predictor.encoding, source=part.source, first_row=first)
+        longest = predictor.encoding.max_length if task.n_best_sequences else None
+        found = _problems(
+            batch, flat, predictor.encoding, source=part.source, first_row=first, longest=longest
+        )
         if task.keeps_bad:
             yield from _kept(predictor, task, batch, flat, found, places=Places(batch, part.source, first))
             continue
@@ -329,9 +357,15 @@ def _laid_flat(batch: pa.RecordBatch, encoding: Encoding) -> _Flat:
 
 
 def _problems(
-    batch: pa.RecordBatch, flat: _Flat, encoding: Encoding, *, source: Source, first_row: int
+    batch: pa.RecordBatch,
+    flat: _Flat,
+    encoding: Encoding,
+    *,
+    source: Source,
+    first_row: int,
+    longest: int | None,
 ) -> list[tuple[int, Problem]]:
-    """What is wrong with rows of the batch, by row."""
+    """What is wrong with rows of the batch, by row; `longest` is the most steps that one may have."""
     columns = [part.column for part in encoding.inputs]
     told = list(spelling(batch))
     faults: list[tuple[str, Fault]] = list(flat.faults)
@@ -345,6 +379,8 @@ def _problems(
                 found.append(Fault(row, 0, None, f"{widths[row]} features, expected {features}"))
         faults += [(part.column, fault) for fault in found]
     faults += length_faults(columns, flat.inputs)
+    if longest is not None:
+        faults += [(columns[0], fault) for fault in _too_long(flat.inputs[0].lengths, longest)]
     spelt_wrong = {fault.row for _, fault, _ in told}
     told += [(column, fault, None) for column, fault in faults if fault.row not in spelt_wrong]
     places = Places(batch, source, first_row)
@@ -352,6 +388,13 @@ def _problems(
         (fault.row, places.problem(column, fault, line))
         for column, fault, line in sorted(told, key=lambda found: found[1].row)
     ]
+
+
+def _too_long(lengths: np.ndarray, longest: int) -> Iterator[Fault]:
+    """Rows that are read in several windows, over which a label sequence has no probability."""
+    for row in np.flatnonzero(lengths > longest).tolist():
+        told = f"{lengths[row]} steps, but label sequences have probabilities in windows of {longest} only"
+        yield Fault(row, None, None, told)
 
 
 class _Unfit(Exception):
@@ -373,12 +416,17 @@ def _answered(
     lengths = flat.inputs[0].lengths
     ends = np.concatenate([[0], np.cumsum(lengths)])
     most = max(1, min(MAX_STEPS, MAX_PROBABILITIES // predictor.encoding.num_classes))
+    if task.n_best_sequences:
+        most = max(1, min(most, MAX_LABELS // task.n_best_sequences))
     start = 0
     while start < len(batch):
         stop = max(start + 1, int(np.searchsorted(ends, ends[start] + most, side="right")) - 1)
         own = lengths[start:stop]
         x = _encoded(flat, predictor.encoding, ends, start, stop)
         columns = _arrays(predictor.predict_encoded(x, own), own, predictor.encoding, task)
+        if task.n_best_sequences:
+            best = predictor.best_encoded(x, own, task.n_best_sequences)
+            columns |= _sequence_arrays(best, own, predictor.encoding)
         if "id" in task.schema.names:
             columns["id"] = _ids(batch, task).slice(start, stop - start)
         for field in task.schema:
@@ -426,8 +474,24 @@ def _arrays(said: Said, lengths: np.ndarray, encoding: Encoding, task: Task) -> 
         flat["distribution"] = _lists(pa.array(every.ravel()), every.shape[1])
     if not per_step:
         return flat
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    offsets = _offsets(lengths)
     return {name: pa.ListArray.from_arrays(offsets, values) for name, values in flat.items()}
+
+
+def _sequence_arrays(best: BestSequences, lengths: np.ndarray, encoding: Encoding) -> dict[str, pa.Array]:
+    """The values that `Predictor.best_sequences` gives, as Arrow columns."""
+    labels = pa.array(encoding.labels, pa.string()).take(pa.array(best.classes))
+    sequences = pa.ListArray.from_arrays(_offsets(np.repeat(lengths, best.counts)), labels)
+    rows = _offsets(best.counts)
+    return {
+        "n_best_sequences": pa.ListArray.from_arrays(rows, sequences),
+        "n_best_sequence_log_probabilities": pa.ListArray.from_arrays(rows, pa.array(best.log_probabilities)),
+    }
+
+
+def _offsets(sizes: np.ndarray) -> pa.Array:
+    """Where lists of these sizes, laid end to end, begin and end."""
+    return pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
 
 
 def _lists(values: pa.Array, size: int) -> pa.ListArray:
@@ -500,7 +564,9 @@ def _raw(flat: _Flat, encoding: Encoding, rows: slice, steps: slice) -> dict[str
     return raw
 
 
-def _schema(encoding: Encoding, *, with_id: bool, n_best: int, distribution: bool) -> pa.Schema:
+def _schema(
+    encoding: Encoding, *, with_id: bool, n_best: int, distribution: bool, with_sequences: bool
+) -> pa.Schema:
     text, real = pa.string(), pa.float64()
     if encoding.task == "labelling":
         label, probability, several = "labels", "probabilities", pa.list_
@@ -515,6 +581,11 @@ def _schema(encoding: Encoding, *, with_id: bool, n_best: int, distribution: boo
         ]
     if distribution:
         fields.append(pa.field("distribution", several(pa.list_(real))))
+    if with_sequences:
+        fields += [
+            pa.field("n_best_sequences", pa.list_(pa.list_(text))),
+            pa.field("n_best_sequence_log_probabilities", pa.list_(real)),
+        ]
     return pa.schema(fields)
 
 

@@ -51,8 +51,11 @@ def incomparable(theirs: Path, ours: Path) -> Obstacle | None:
     return None
 
 
-def answer(*, bundle: Path, data: Path, out: Path) -> Obstacle | None:
+def answer(*, bundle: Path, data: Path, out: Path, distribution: bool = False) -> Obstacle | None:
     """Write a bundle's predictions on prepared test rows, encoded as that bundle was trained.
+
+    Args:
+        distribution: also a classifier's probability of every label, in the order that the data have them in.
 
     Returns:
         Why there are none, where the rows are not such as the bundle can answer.
@@ -62,7 +65,7 @@ def answer(*, bundle: Path, data: Path, out: Path) -> Obstacle | None:
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         rows = SequenceSet.open(data / "test", predictor.encoding)
-        table = answers.predict(predictor, rows, labels=labels, split="test")
+        table = answers.predict(predictor, rows, labels=labels, split="test", distribution=distribution)
     except ValueError as error:
         return Obstacle(f"it cannot answer these test rows: {error}", ROWS_HINT)
     pq.write_table(table, temporary)

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .windows import Windows, shares, windows
 
 MAX_BATCH_STEPS = 1 << 14
 MAX_BATCH_ROWS = 1 << 11
+MAX_SEARCH = 1 << 24  # numbers that a search for the best sequences of a batch may hold at a time
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -59,6 +61,15 @@ class Unscaled:
             return Said(values, self.best)
         whole = _mean(values, self.cut)
         return Said(whole, whole.argmax(axis=1))
+
+
+@dataclass(frozen=True)
+class BestSequences:
+    """The most probable label sequences of rows as wholes: row after row, best first."""
+
+    counts: np.ndarray  # (n,) int64, sequences of each row, at least 1
+    log_probabilities: np.ndarray  # float64 nats, of each sequence
+    classes: np.ndarray  # int64, of each step of each sequence; a sequence has its row's steps
 
 
 class Predictor:
@@ -124,37 +135,66 @@ class Predictor:
             n: at least 1; rows that have fewer sequences give fewer.
 
         Returns:
-            `sequences`, for each row lists of labels, and `probabilities`, of whole sequences.
+            `sequences`, for each row lists of labels, and `log_probabilities` (nats) and `probabilities` of
+            them as wholes. Those of long sequences may be too small for anything but their logarithms.
 
         Raises:
             ValueError: the model is no CRF, a row is longer than its windows; and whatever `predict` finds.
+        """
+        x, lengths = self._encode(self._columns(rows))
+        best = self.best_encoded(x, lengths, n)
+        labels, log_probabilities = iter(self._labels[best.classes]), iter(best.log_probabilities.tolist())
+        found: dict[str, list[Any]] = {"sequences": [], "log_probabilities": [], "probabilities": []}
+        for length, count in zip(lengths.tolist(), best.counts.tolist(), strict=True):
+            own = list(islice(log_probabilities, count))
+            found["sequences"].append([list(islice(labels, length)) for _ in range(count)])
+            found["log_probabilities"].append(own)
+            found["probabilities"].append(np.exp(own).tolist())
+        return found
+
+    def best_encoded(self, x: np.ndarray, lengths: np.ndarray, n: int) -> BestSequences:
+        """What `best_sequences` says of encoded sequences laid end to end.
+
+        Args:
+            x: (S, W) float32.
+            lengths: steps of each sequence, (n,), at least 1.
+            n: at least 1; rows that have fewer sequences give fewer.
+
+        Raises:
+            ValueError: the model is no CRF, or a row is longer than its windows.
         """
         if not self.is_crf:
             raise ValueError("this model does not score label sequences as wholes: it is no CRF (model.crf)")
         if n < 1:
             raise ValueError(f"n is {n}, expected at least 1")
-        x, lengths = self._encode(self._columns(rows))
         longest = self.encoding.max_length
         for row in np.flatnonzero(lengths > (longest or np.inf))[:1]:
             raise ValueError(f"row {row}: {lengths[row]} steps, but the model reads windows of {longest}")
         starts = np.cumsum(lengths) - lengths
-        found: dict[str, list[Any]] = {
-            "sequences": [None] * len(lengths),
-            "probabilities": [None] * len(lengths),
+        # One more than there are rows, so that no rows give empty arrays as well.
+        scores = [np.zeros(0)] * (len(lengths) + 1)
+        classes = [np.zeros(0, np.int64)] * (len(lengths) + 1)
+        width = self.encoding.num_classes * n
+        caps = {
+            "max_steps": min(MAX_BATCH_STEPS, MAX_SEARCH // width),
+            "max_rows": max(1, min(MAX_BATCH_ROWS, MAX_SEARCH // (self.encoding.num_classes * width))),
         }
-        for some in batches(lengths):
+        for some in batches(lengths, **caps):
             answers = self._model.signatures["sequences"](
                 x=self._tensor(_padded(x, starts[some], lengths[some])),
                 length=self._tensor(lengths[some].astype(np.int32)),
                 n=self._tensor(np.int32(n)),
             )
-            tags = self._labels[answers["tags"].numpy()]
-            probabilities = np.exp(answers["log_probabilities"].numpy().astype(np.float64))
+            tags = answers["tags"].numpy().astype(np.int64)
+            log_probabilities = answers["log_probabilities"].numpy().astype(np.float64)
+            # What is forbidden, or not there, has no share beside the best one.
+            real = np.exp(log_probabilities - log_probabilities[:, :1]) > 0
+            real[:, 0] = True
             for place, row in enumerate(some.tolist()):
-                real = probabilities[place] > 0
-                found["sequences"][row] = tags[place, real, : lengths[row]].tolist()
-                found["probabilities"][row] = probabilities[place, real].tolist()
-        return found
+                scores[row] = log_probabilities[place, real[place]]
+                classes[row] = tags[place, real[place], : lengths[row]].ravel()
+        counts = np.array([len(each) for each in scores[:-1]], np.int64)
+        return BestSequences(counts, *(np.concatenate(each) for each in (scores, classes)))
 
     def step(
         self, rows: Any, state: Sequence[np.ndarray] | None = None

@@ -22,11 +22,12 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from components.errors import AddressError, ClusterError, RecurraError
+from pipeline.backends import staging
 from pipeline.backends.addresses import AUTO, cluster_address, redact
 
 CONNECT_SECONDS = 10.0
 IMPOSSIBLE_SECONDS = 20.0
-START_SECONDS = 120.0
+START_SECONDS, MAX_STARTS = 120.0, 3
 HEAD_SECONDS = 5.0  # of silence, after which the head is asked for
 TOKEN = Path("~/.ray/auth_token")
 PACKAGES = ("conf", "components", "pipeline")
@@ -60,15 +61,23 @@ class Tasks(Protocol):
     def task(self, function: Callable[..., Any], **kwargs: Any) -> Future: ...
 
 
+class Carry(Protocol):
+    """A function and its arguments as they go to whatever machine."""
+
+    def __call__(
+        self, function: Callable[..., Any], kwargs: Mapping[str, Any], *, streams: bool = False
+    ) -> tuple[Callable[..., Any], Mapping[str, Any]]: ...
+
+
 class Worker:
     """The process that has TensorFlow loaded. It does one thing at a time."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, actor: Any, carried: Carry) -> None:
+        self._actor, self._carried = actor, carried
 
     def call(self, function: Callable[..., Any], **kwargs: Any) -> Any:
         """The function's result."""
-        return result(self._actor.call.remote(function, kwargs))
+        return result(self._actor.call.remote(*self._carried(function, kwargs)))
 
     def stream(
         self, function: Callable[..., Iterator[Any]], *, patience: float | None = None, **kwargs: Any
@@ -107,7 +116,7 @@ class Worker:
         """References to the items; with `waiting_items`, the function pauses when so many were not read."""
         options = {"num_returns": "streaming", "_generator_backpressure_num_objects": waiting_items}
         given = {name: value for name, value in options.items() if value is not None}
-        return self._actor.stream.options(**given).remote(function, kwargs)
+        return self._actor.stream.options(**given).remote(*self._carried(function, kwargs, streams=True))
 
 
 class Cluster:
@@ -131,6 +140,8 @@ class Cluster:
         self._ray: Any = None
         self._worker: Worker | None = None
         self._shares = 1  # how many workers share the GPUs
+        self._folder: Path | None = None
+        self._staging: staging.Folder | None = None
 
     def __enter__(self) -> "Cluster":
         return self
@@ -140,15 +151,52 @@ class Cluster:
     ) -> None:
         # Without its head Ray waits in vain, and ends this process before it could say why.
         if self._ray is not None and kind is not ClusterLost:
+            if self._staging is not None:
+                self._staging.close()
             self._ray.shutdown()
+
+    def beside(self) -> dict[str, Any]:
+        """Options of an actor that lives as long as this command does: on its machine, where it is in one.
+
+        Elsewhere it could be lost while the command goes on.
+        """
+        return {"num_cpus": 0, **staging.on_this_machine(self.ray)}
+
+    def share(self, folder: Path) -> None:
+        """Let work on machines that do not see this folder have its files all the same."""
+        self._folder = folder
+
+    @property
+    def shared(self) -> "staging.Shared | None":
+        """The folder as work on any machine finds it; None where all of it is done on this one.
+
+        From outside of the cluster, through ray://, no machine of it could hand the files out.
+        """
+        if self._folder is None or self.address is None or self.address.startswith("ray://"):
+            return None
+        if self._staging is None:
+            self._staging = staging.Folder(self.ray, self._folder)
+        return self._staging.shared
+
+    def carried(
+        self, function: Callable[..., Any], kwargs: Mapping[str, Any], *, streams: bool = False
+    ) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+        """The function and its arguments as they go to whatever machine."""
+        shared = self.shared
+        return (
+            (function, kwargs)
+            if shared is None
+            else staging.carried(shared, function, kwargs, streams=streams)
+        )
 
     def task(self, function: Callable[..., Any], **kwargs: Any) -> Future:
         """Run a function in a worker process of its own, with one CPU."""
-        return Future(self.ray.remote(_call).options(max_retries=2).remote(function, kwargs))
+        return Future(self.ray.remote(_call).options(max_retries=2).remote(*self.carried(function, kwargs)))
 
     def background(self, function: Callable[..., Any], **kwargs: Any) -> Future:
         """Like `task`, for small work beside a stage: it waits for no CPU."""
-        return Future(self.ray.remote(_call).options(num_cpus=0, max_retries=2).remote(function, kwargs))
+        task = self.ray.remote(_call).options(num_cpus=0, max_retries=2)
+        return Future(task.remote(*self.carried(function, kwargs)))
 
     def prewarm(self) -> None:
         """Let the worker load TensorFlow while something else goes on, where there is a CPU to spare."""
@@ -161,9 +209,8 @@ class Cluster:
         Raises:
             ClusterError: no node has what it needs, or all that do stay busy.
         """
-        worker = self._start()
-        self._await(worker)
-        return worker
+        self._worker = self._ready(self._start())
+        return self._worker
 
     def workers(self, count: int) -> list[Worker]:
         """So many TensorFlow processes, or as many as there is room for at once; GPUs are shared out.
@@ -176,29 +223,37 @@ class Cluster:
         self.release_worker()
         self._shares = count
         workers = [self._new_worker() for _ in range(min(count, max(1, self._room_for_shares())))]
-        for worker in workers:
-            self._await(worker)
-        return workers
+        return [self._ready(worker) for worker in workers]
 
     def replacement(self, lost: Worker) -> Worker:
         """A fresh TensorFlow process in place of one of `workers` that died."""
         require_head()
         if lost is self._worker:
             return self.replace_worker()
-        worker = self._new_worker()
-        self._await(worker)
-        return worker
+        return self._ready(self._new_worker())
 
-    def _await(self, worker: Worker) -> None:
-        ready, _ = self.ray.wait([worker._actor.ready.remote()], timeout=START_SECONDS)
-        if not ready:
-            free = self.ray.available_resources()
-            raise ClusterError(
-                f"The cluster had no room for {self._wanted()} within {START_SECONDS:.0f} s; "
-                f"free now: {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs.",
-                hint="Wait for other jobs, or ask for less with train.devices.",
-            )
-        result(ready[0])
+    def _ready(self, worker: Worker) -> Worker:
+        """The worker once it can work, or another one in place of one that was lost before."""
+        num_lost = 0
+        while True:
+            ready, _ = self.ray.wait([worker._actor.ready.remote()], timeout=START_SECONDS)
+            if not ready:
+                free = self.ray.available_resources()
+                raise ClusterError(
+                    f"The cluster had no room for {self._wanted()} within {START_SECONDS:.0f} s; "
+                    f"free now: {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs.",
+                    hint="Wait for other jobs, or ask for less with train.devices.",
+                )
+            try:
+                result(ready[0])
+            except WorkerLost:
+                require_head()
+                num_lost += 1
+                if num_lost == MAX_STARTS:
+                    raise
+                worker = self._new_worker()
+            else:
+                return worker
 
     def replace_worker(self) -> Worker:
         """A fresh TensorFlow process in place of one that was lost."""
@@ -251,7 +306,7 @@ class Cluster:
             most = self.room_for({"GPU": 1})
             gpus = most // self._shares if most >= self._shares else most / self._shares
         actor = self.ray.remote(_Host).options(num_cpus=self.num_cpus, num_gpus=gpus, max_concurrency=1)
-        return Worker(actor.remote())
+        return Worker(actor.remote(), self.carried)
 
     def _room_for_shares(self) -> int:
         return min(self._shares, self.room_for({"CPU": self.num_cpus}))
@@ -500,7 +555,8 @@ def result(reference: Any) -> Any:
     from ray import exceptions
 
     try:
-        return ray.get(reference)
+        given = ray.get(reference)
+        return given.opened() if isinstance(given, staging.Returned) else given
     except exceptions.RayTaskError as error:
         if isinstance(error.cause, RecurraError):
             raise error.cause from None

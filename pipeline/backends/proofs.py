@@ -19,17 +19,17 @@ from typing import Any
 
 from components.errors import ModelError
 from pipeline.backends.addresses import redact
+from pipeline.backends.cluster import WORKER_ENVIRONMENT
 
 # Text, not a module of this project: it must run where the project is not.
 SCRIPT = Path(__file__).parents[1] / "templates" / "prove_model.py.txt"
 ENVIRONMENT = {
+    **WORKER_ENVIRONMENT,
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
-    "PYTHONWARNINGS": "ignore",
     "PYTHONDONTWRITEBYTECODE": "1",  # nothing is to be added to the model that is proven
     # It proves the model, not the GPU, which may be taken by the worker.
     "CUDA_VISIBLE_DEVICES": "-1",

@@ -236,15 +236,12 @@ class Registry:
 
     def read(self, version: Version, file: str) -> str | None:
         """A text file that stands beside the version's model, or None."""
-        place = self._place(version)
-        folder, _, _ = f"/{file}".rpartition("/")
+        folder, _, name = f"{self._place(version)}/{file}".rpartition("/")
         with tempfile.TemporaryDirectory(prefix="recurra-file-") as scratch:
             try:
-                # Asked first, because a download takes its time to find that there is nothing.
-                there = {Path(each.path).name for each in self._listed(f"{place}{folder}")}
-                if Path(file).name not in there:
+                if name not in self._names(folder):
                     return None
-                return Path(self._downloaded(f"{place}/{file}", scratch)).read_text("utf8")
+                return Path(self._downloaded(f"{folder}/{name}", scratch)).read_text("utf8")
             except Refused:
                 return None
 
@@ -300,9 +297,10 @@ class Registry:
 
     def _place(self, version: Version) -> str:
         """Where the version's files lie."""
-        return self.store.patiently(
+        place: str = self.store.patiently(
             lambda client: client.get_model_version_download_uri(version.name, str(version.number))
         )
+        return place.rstrip("/")
 
     @contextmanager
     def fetch(self, version: Version, *, parent: Path | None = None) -> Iterator[Path]:
@@ -342,25 +340,11 @@ class Registry:
             ModelError: its files are gone.
         """
         place = self._place(version)
-        artifacts, uri = self.store.mlflow.artifacts, self.store.uri
-        there = self.store.patiently(
-            lambda client: artifacts.list_artifacts(artifact_uri=place, tracking_uri=uri)
-        )
+        there = self._names(place)
         if not there:
             raise ModelError(f"The files of {version.uri} are gone.", hint="Were they moved or deleted?")
         with tempfile.TemporaryDirectory(prefix="recurra-carried-") as scratch:
-
-            def fetched(name: str) -> Path:
-                wanted = f"{place.rstrip('/')}/{name}"
-                return Path(
-                    self.store.patiently(
-                        lambda client: artifacts.download_artifacts(
-                            artifact_uri=wanted, dst_path=scratch, tracking_uri=uri
-                        )
-                    )
-                )
-
-            yield {name: fetched(name) for name in {Path(each.path).name for each in there} & set(names)}
+            yield {name: Path(self._downloaded(f"{place}/{name}", scratch)) for name in there & set(names)}
 
     def _download(self, version: Version, scratch: str) -> Path:
         place = self._place(version)
@@ -380,10 +364,13 @@ class Registry:
         return folder
 
     def _copied(self, place: str, scratch: str) -> str:
-        # Asked first, because a download takes its time to find that there is nothing.
-        if not self._listed(place):
+        if not self._names(place):
             raise Refused("they are not there.")
         return self._downloaded(place, scratch)
+
+    def _names(self, place: str) -> set[str]:
+        """The files and folders there. A download takes its time to find that there is nothing."""
+        return {Path(each.path).name for each in self._listed(place)}
 
     def _listed(self, place: str) -> list[Any]:
         artifacts, uri = self.store.mlflow.artifacts, self.store.uri

@@ -24,6 +24,7 @@ from typing import Any
 
 from components.errors import ClusterError, RecurraError
 from pipeline.backends.cluster import START_SECONDS, Cluster, WorkerLost, result
+from pipeline.backends.staging import Returned
 
 POLL_SECONDS, END_SECONDS = 1.0, 30.0
 # What Python raises is a mistake of ours and would come again; TensorFlow's own errors are lost connections.
@@ -66,9 +67,10 @@ def stream(
     from ray.util.queue import Queue
 
     ray = cluster.ray
-    items = Queue(actor_options={"num_cpus": 0})
-    crew = ray.remote(_Crew).options(num_cpus=0).remote()
-    job = {"function": function, "kwargs": kwargs, "items": items}
+    items = Queue(actor_options=cluster.beside())
+    crew = ray.remote(_Crew).options(**cluster.beside()).remote()
+    carried, around = cluster.carried(function, kwargs, streams=True)
+    job = {"function": carried, "kwargs": around, "items": items}
     running = crew.run.remote(job, cluster.resources_each(), cluster.num_nodes, str(scratch), max_restarts)
     controllers: list[Any] = []
     try:
@@ -114,7 +116,7 @@ def _items(
                 ) from None
             continue
         if kind == "item":
-            yield item
+            yield item.opened() if isinstance(item, Returned) else item
         elif kind == "failed":
             raise item
         elif kind == "controller":

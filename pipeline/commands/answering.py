@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     help="Format of the files, as in data.format; auto: by their names.",
 )
 @click.option("--n-best", default=0, type=click.IntRange(0), help="Also the N most probable labels.")
+@click.option(
+    "--n-best-sequences",
+    default=0,
+    type=click.IntRange(0, 1_000),
+    help="Also the N most probable label sequences as wholes, of a model with a CRF.",
+)
 @click.option("--distribution", is_flag=True, help="Also the probability of every label.")
 @click.option(
     "--on-bad-row",
@@ -54,6 +60,7 @@ def predict(
     out: Path,
     file_format: str,
     n_best: int,
+    n_best_sequences: int,
     distribution: bool,
     on_bad_row: "OnBadRow",
     workers: int | None,
@@ -65,7 +72,11 @@ def predict(
     from pipeline.stages.predict import Options
 
     options = Options(
-        file_format=file_format, n_best=n_best, distribution=distribution, on_bad_row=on_bad_row
+        file_format=file_format,
+        n_best=n_best,
+        n_best_sequences=n_best_sequences,
+        distribution=distribution,
+        on_bad_row=on_bad_row,
     )
     summary = predict_rows(
         model,

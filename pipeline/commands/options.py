@@ -315,8 +315,8 @@ def install_signals() -> "Signals":
 def surroundings(common: Common, **asked: Any) -> "Surroundings":
     from pipeline.run import Surroundings
 
-    if common.address is not None and not os.environ.get("RECURRA_CACHE"):
-        # Workers read and write a run's files by their paths in the working folder.
+    if (common.address or "").startswith("ray://") and not os.environ.get("RECURRA_CACHE"):
+        # No machine of the cluster is the one of the working folder, so none could hand its files out.
         common.refuse_store(
             f"--address {common.address}",
             "needs a folder that all machines see",

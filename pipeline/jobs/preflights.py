@@ -247,15 +247,18 @@ def _rows(submission: Submission, there: There) -> Iterator[Finding]:
 
 
 def _writable(submission: Submission, there: There) -> Iterator[Finding]:
-    """Folders that cannot be written, or that nobody made on a machine that is not this one."""
-    machines = {node["seen"]["machine"] for node in there.nodes if node["seen"]}
-    is_here = list(there.machine) == this_machine() and machines <= {there.machine[0]}
+    """Folders that the head, where the command runs, cannot write, or that nobody made where it is not here.
+
+    Machines that do not see them get a run's files from the head.
+    """
+    is_here = list(there.machine) == this_machine()
     hint = (
-        "Make a folder on a disk that every machine of the cluster sees, and name it with --storage; give a"
+        "Make a folder on a disk that outlives the cluster, and name it with --storage, or a bucket; give a"
         " server with --tracking-uri."
     )
-    for node in there.nodes:
-        for folder, state in (node["seen"] or {"folders": {}})["folders"].items():
+    heads = [node for node in there.nodes if node["seen"] and node["seen"]["machine"] == there.machine[0]]
+    for node in heads:
+        for folder, state in node["seen"]["folders"].items():
             if state == "read-only":
                 yield Finding("storage", f"{node['name']} cannot write {folder}", hint, 2)
             elif state == "missing" and not is_here:

@@ -26,7 +26,7 @@ from components.errors import BusyError, DataError, ModelError, RecurraError
 from components.served.encoding import Encoding
 from components.served.numbers import NumericEncoding
 from pipeline.backends.cluster import Cluster
-from pipeline.backends.registry import MODEL_URI, Registry
+from pipeline.backends.registry import Registry, Version
 from pipeline.backends.tracking import Store
 from pipeline.backends.workspace import run_bundle
 from pipeline.console import Console
@@ -38,6 +38,7 @@ from pipeline.jobs.replicas import Elsewhere, Here, Replica
 PATIENCE_SECONDS = 20.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_TOKEN = 16
+REGISTERED = "models:"  # what the name of a registered model begins with; any other is a run folder
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def serve(
             f"{options.host} can be reached by others, and there is no token.",
             hint="Give --token-file, or leave --host out.",
         )
-    if options.follow and "@" not in model:
+    if options.follow and not ("@" in model and model.startswith(REGISTERED)):
         raise ModelError(f"--follow needs an alias, received {model!r}.", hint="Give models:/name@alias.")
     with _bound(options.host, options.port) as listening:
         source = _Source(model, options, tracking_uri, cluster, scratch, console)
@@ -147,9 +148,13 @@ class _Source:
         self.registry = Registry(Store(tracking_uri, patience=PATIENCE_SECONDS))
         self.about: dict[str, Any] = {}
 
-    def now(self) -> str:
-        """The version that the model's name means at this moment."""
-        return self.registry.resolve(self.model).uri if MODEL_URI.fullmatch(self.model) else self.model
+    def now(self) -> Version | None:
+        """The version that the model's name means at this moment; None of a run folder, which has none.
+
+        Raises:
+            ModelError: there is no such version, or the name is not of the kind that means one.
+        """
+        return self.registry.resolve(self.model) if self.model.startswith(REGISTERED) else None
 
     def load(self) -> Model:
         """Fetch, check and warm it."""
@@ -173,10 +178,9 @@ class _Source:
             return Model(uri, replicas, stack.pop_all())
 
     def _fetched(self, stack: contextlib.ExitStack) -> tuple[Path, str]:
-        if self.model.startswith("models:"):
-            version = self.registry.resolve(self.model)
-            return stack.enter_context(self.registry.fetch(version, parent=self.scratch)), version.uri
-        return run_bundle(self.model)
+        if (version := self.now()) is None:
+            return run_bundle(self.model)
+        return stack.enter_context(self.registry.fetch(version, parent=self.scratch)), version.uri
 
     def _replicas(self, bundle: Path) -> list[Replica]:
         if self.options.replicas == 1 and self.cluster.address is None:
@@ -250,9 +254,9 @@ class _Server:
             await asyncio.sleep(self.options.poll)
             try:
                 now = await asyncio.to_thread(self.source.now)
-                if batcher.model is None or now in (batcher.model.uri, told):
+                if batcher.model is None or now is None or now.uri in (batcher.model.uri, told):
                     continue
-                before, told = batcher.model.uri, now
+                before, told = batcher.model.uri, now.uri
                 fresh = await asyncio.to_thread(self.source.load)
                 await batcher.serve(fresh)
                 told = ""

@@ -1,7 +1,8 @@
 """evaluate: the frozen bundle on the held-out rows, beside simple baselines.
 
 evaluation/
-  predictions.parquet   one row per valid and test sequence (drawn in components/evaluation/answers.py)
+  predictions.parquet   one row per valid and test sequence (drawn in components/evaluation/answers.py); with
+                        every probability of test rows where the gate compares areas under curves
   metrics.json          {"valid": {...}, "test": {...}}, each metric with _low and _high
   slices.json           {"valid": {"length": [...], ...}, "test": ...} (see components/evaluation/slices.py)
   details.json          of test: per_class, confusion, ranking, reliability, calibration, spans, unseen,
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Settings
+from conf.sections import AREA_METRICS
 from pipeline.backends.cluster import Cluster, Future
 from pipeline.backends.workspace import RunFolder, write_json
 from pipeline.console import Console
@@ -46,7 +48,7 @@ def evaluate(
     """
     folder.evaluation.mkdir(exist_ok=True)
     if baselines is None and not (folder.evaluation / BASELINES).exists():
-        baselines = _start_baselines(settings, folder, cluster)
+        baselines = start_baselines(settings, folder, cluster)
     job: dict[str, Any] = {
         "settings": settings, "data": folder.data, "bundle": folder.bundle, "target": folder.evaluation
     }  # fmt: skip
@@ -98,14 +100,13 @@ def _of_slices(folder: RunFolder, settings: Settings, test: Mapping[str, Any]) -
         )
 
 
-def baselines(*, settings: Settings, folder: Path) -> None:
-    """Fit the baselines on a run's training rows and write their test scores; it needs no TensorFlow."""
+def baselines(*, settings: Settings, data: Path, target: Path) -> None:
+    """Fit the baselines on the training rows and write their test scores; it needs no TensorFlow."""
     from components.data.batches import SequenceSet
     from components.evaluation import baselines as rules
     from components.evaluation.properties import Properties, group_codes
     from components.served.encoding import Encoding
 
-    data, target = folder / "data", folder / "evaluation"
     encoding = Encoding.from_json(json.loads((data / "encoding.json").read_text("utf8")))
     groups = None
     if settings.groups is not None:
@@ -122,8 +123,9 @@ def baselines(*, settings: Settings, folder: Path) -> None:
     write_json(target / BASELINES, {"split": "test", "baselines": found})
 
 
-def _start_baselines(settings: Settings, folder: RunFolder, cluster: Cluster) -> Future:
-    return cluster.background(baselines, settings=settings, folder=folder.path)
+def start_baselines(settings: Settings, folder: RunFolder, cluster: Cluster) -> Future:
+    """Fit the baselines beside other work."""
+    return cluster.background(baselines, settings=settings, data=folder.data, target=folder.evaluation)
 
 
 def evaluate_on_worker(
@@ -148,6 +150,7 @@ def evaluate_on_worker(
         parts = []
         observe = _each(check.watching(split, sequences), ranking.see)
         asked: dict[str, Any] = {"labels": labels, "seen": seen, "observe": observe}
+        asked["distribution"] = split == "test" and ranking.is_kept and _compares_areas(settings)
         for part in answers.predict_parts(predictor, sequences, split=split, **asked):
             parts.append(part)
             yield sum(part["length"].to_pylist())
@@ -155,6 +158,7 @@ def evaluate_on_worker(
         properties[split] = Properties.read(data / split, predictor.encoding).take(table["place"].to_numpy())
         tables[split] = with_groups(table, properties[split], groups=settings.groups)
     _write_predictions(target, tables)
+    tables["test"] = answers.without_distribution(tables["test"])
     terms: dict[str, Any] = {
         "task": settings.task,
         "labels": labels,
@@ -186,12 +190,18 @@ def evaluate_on_worker(
     yield metrics
 
 
+def _compares_areas(settings: Settings) -> bool:
+    """Whether the gate needs every probability of the test rows: areas under curves follow from them all."""
+    return settings.gate.better_on in AREA_METRICS
+
+
 def _write_predictions(target: Path, tables: Mapping[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     temporary = target / f".predictions.{os.getpid()}.tmp"
-    pq.write_table(pa.concat_tables(tables.values()), temporary, compression="zstd")
+    table = pa.concat_tables(tables.values(), promote_options="default")
+    pq.write_table(table, temporary, compression="zstd")
     os.replace(temporary, target / "predictions.parquet")
 
 

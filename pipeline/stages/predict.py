@@ -9,6 +9,7 @@ and its metadata says which version answered.
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -56,6 +57,7 @@ class Options:
         id_column: handed through as `id`; the one that the model was trained with when not given.
         file_format: auto, or a reader's name.
         n_best: also the n most probable labels of each row or step.
+        n_best_sequences: also the n most probable label sequences of each row as wholes; of a CRF.
         distribution: also the probability of every label.
         on_bad_row: fail, or drop: a row that does not fit has nulls and its problem, and is listed in
             OUT.rejected.parquet.
@@ -64,6 +66,7 @@ class Options:
     id_column: str | None = None
     file_format: str = "auto"
     n_best: int = 0
+    n_best_sequences: int = 0
     distribution: bool = False
     on_bad_row: OnBadRow = "fail"
 
@@ -109,10 +112,11 @@ def predict(
         options: how rows are read, and what is wanted of each.
         workers: processes that answer; None: as many as the cluster has room for and the rows are worth.
         restart: throw away what a run that was stopped left.
-        scratch: where a registered model's files are put meanwhile; workers must see it too.
+        scratch: where the model's files are put for workers on other machines.
 
     Raises:
-        ModelError: there is no such model, or its files are not those that were registered.
+        ModelError: there is no such model, its files are not those that were registered, or it cannot give
+            what is wanted.
         DataError: rows or files that do not fit, with their places; nothing was written.
         BusyError: another process writes the same file.
     """
@@ -123,7 +127,7 @@ def predict(
     with ExitStack() as stack:
         registry = Registry(Store(tracking_uri, patience=PATIENCE_SECONDS))
         source = _source(model, left, registry, scratch=scratch, stack=stack, console=console)
-        imports = stack.enter_context(tempfile.TemporaryDirectory(prefix="recurra-", dir=scratch))
+        imports = stack.enter_context(tempfile.TemporaryDirectory(prefix=".recurra-", dir=scratch))
         task = _open_task(source, files, options, run=cluster.task, scratch=imports)
         if restart:
             parts.forget()
@@ -135,7 +139,7 @@ def predict(
         try:
             work.do(source.bundle, pool, workers)
             num_bad = work.join(_metadata(source))
-        except DataError:
+        except (DataError, ModelError):
             parts.remove()
             raise
         parts.remove()
@@ -156,6 +160,11 @@ def _open_task(source: Source, files: Sequence[File], options: Options, *, run: 
     about, encoding = bundles.describe(source.bundle), bundles.encoding(source.bundle)
     if options.n_best > encoding.num_classes:
         raise ModelError(f"n_best is {options.n_best}, but {source.uri} has {encoding.num_classes} labels.")
+    if options.n_best_sequences and encoding.task != "labelling":
+        raise ModelError(
+            f"{source.uri} gives one label for a whole sequence, and so has no label sequences.",
+            hint="--n-best gives the most probable labels.",
+        )
     return new_rows.open_task(
         files,
         encoding,
@@ -168,6 +177,7 @@ def _open_task(source: Source, files: Sequence[File], options: Options, *, run: 
         n_best=options.n_best,
         distribution=options.distribution,
         keeps_bad=options.on_bad_row == "drop",
+        n_best_sequences=options.n_best_sequences,
     )
 
 
@@ -321,4 +331,5 @@ def _source(
             )
             version = registry.resolve(left["model"])
         return Source(stack.enter_context(registry.fetch(version, parent=scratch)), version.uri)
-    return Source(*run_bundle(model))
+    bundle, place = run_bundle(model)
+    return Source(bundle if scratch is None else shutil.copytree(bundle, scratch / "bundle"), place)

@@ -52,7 +52,8 @@ def prepare(settings: Settings, *, folder: RunFolder, cluster: Tasks, console: C
         pins = _pins(settings, folder.storage)
         found = _examine(settings, scratch=scratch, run=cluster.task, console=console, pins=pins)
         behaviours.read(settings, found.audit.labels)
-        fresh = scratch / "data"
+        # Hidden: who writes a shard on another machine has no need of those that are there.
+        fresh = scratch / ".data"
         fresh.mkdir()
         manifest = _write(settings, found, scratch=scratch, target=fresh, cluster=cluster, console=console)
         shutil.rmtree(folder.data, ignore_errors=True)

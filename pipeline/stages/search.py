@@ -10,6 +10,7 @@ that was killed and taken up finds what an undisturbed one finds, whichever tria
 
 import json
 import shutil
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from components.errors import BusyError, DataError
+from components.errors import BusyError, ClusterError, DataError
 from components.metrics import METRICS
 from components.training.checkpoints import BEST, Checkpoints
 from components.training.progress import Progress, epochs_without_gain, is_better
@@ -27,7 +28,9 @@ from components.tuning.searches import Known
 from conf.load import SettingsError, resolved
 from conf.points import with_point
 from conf.schema import Settings
+from pipeline.backends import staging
 from pipeline.backends.cluster import Aside, Cluster
+from pipeline.backends.staging import Shared
 from pipeline.backends.sweeps import FAILURE, GROWN, SECONDS, Assignment, Report
 from pipeline.backends.tracking import Tracker
 from pipeline.backends.trials import State, Trial, TrialLedger, best_of
@@ -382,47 +385,63 @@ def train_trial(
     key: str,
     num_threads: int,
     copies: bool,
+    shared: Shared | None = None,
 ) -> None:
     """Train one trial and report each epoch; the body that Ray Tune runs. `key` is that of the search.
 
     A trial that was taken up before goes on from its last checkpoint. With `copies` every report carries the
-    trial's state, and `restored` is that of the trial to go on from.
+    trial's state, and `restored` is that of the trial to go on from. `shared` gives the folder to machines
+    that do not see it.
+
+    Raises:
+        ClusterError: states are to be copied, and this machine does not see where Ray Tune keeps them.
     """
     from components.training import strategy
 
+    if copies and shared is not None and not shared.is_here:
+        raise ClusterError(
+            f"tune.scheduler is pbt, whose trials take over weights, and {socket.gethostname()} does not see"
+            f" {folder.path}.",
+            hint="Name a --storage that all machines see, or another scheduler.",
+        )
     strategy.limit_threads(num_threads)
     strategy.settle()
     own = trial_settings(settings, point, seed)
     metric = own.train.early_stopping.metric
-    checkpoints = trial_folder(folder, number)
-    # States that go from trial to trial belong to them all.
-    key = fingerprint([key, None if copies else point, seed])
-    if restored is not None:
-        with restored.as_directory() as source:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            shutil.copytree(source, checkpoints)
-    done = _reported(checkpoints)
-    data = data_of(folder, settings, own)
+    places = (trial_folder(folder, number), data_of(folder, settings, own), folder.stop)
     try:
-        for progress in train_on_worker(
-            settings=own, data=data, checkpoints=checkpoints, key=key, stop=folder.stop
-        ):
-            if progress.kind == "stopped":
-                return
-            if progress.kind == "step":
-                continue
-            for entry in progress.history[done:]:
-                done = entry["epoch"]
-                _write_reported(checkpoints, done)
-                report(
-                    entry["epoch"],
-                    # Who goes on from whose weights depends on what these weights are worth.
-                    entry["valid"][metric] if copies else _best_so_far(progress, entry, metric),
-                    entry=entry,
-                    history=list(progress.history) if copies else None,
-                    last=_is_last(progress, entry, own),
-                    checkpoint=_state(checkpoints) if copies else None,
-                )
+        with staging.at_hand(shared, *places) as ((checkpoints, data, stop), push):
+            if restored is not None:
+                with restored.as_directory() as source:
+                    shutil.rmtree(checkpoints, ignore_errors=True)
+                    shutil.copytree(source, checkpoints)
+            done = _reported(checkpoints)
+            for progress in train_on_worker(
+                settings=own,
+                data=data,
+                checkpoints=checkpoints,
+                # States that go from trial to trial belong to them all.
+                key=fingerprint([key, None if copies else point, seed]),
+                stop=stop,
+            ):
+                push()
+                if progress.kind == "stopped":
+                    return
+                if progress.kind == "step":
+                    continue
+                for entry in progress.history[done:]:
+                    done = entry["epoch"]
+                    _write_reported(checkpoints, done)
+                    push()
+                    report(
+                        entry["epoch"],
+                        # Who goes on from whose weights depends on what these weights are worth.
+                        entry["valid"][metric] if copies else _best_so_far(progress, entry, metric),
+                        entry=entry,
+                        history=list(progress.history) if copies else None,
+                        last=_is_last(progress, entry, own),
+                        checkpoint=_state(checkpoints) if copies else None,
+                    )
     finally:
         strategy.forget()
 

@@ -187,6 +187,7 @@ def _sweep(
         "folder": search.folder,
         "key": key,
         "num_threads": room.num_threads,
+        "shared": cluster.shared,
         "copies": search.tune.scheduler == "pbt" and scheduler is not None,
     }
     try:

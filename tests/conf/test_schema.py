@@ -139,6 +139,8 @@ def test_register_is_written_as_in_files() -> None:
         lambda: GateSettings(confidence=0.5),
         lambda: GateSettings(floors={"accuracy": -0.1}),
         lambda: GateSettings(floors={"roc_auc": 1.1}),
+        lambda: GateSettings(better_on="top_3_accuracy"),  # type: ignore[arg-type]
+        lambda: EarlyStopping(metric="roc_auc"),  # type: ignore[arg-type]
         lambda: GateSettings(slices={"length": {"roc_auc": 0.9}}),  # type: ignore[dict-item]
         lambda: GateSettings(ceilings={"loss": -0.1}),
         lambda: GateSettings(ceilings={"accuracy": 0.1}),  # type: ignore[dict-item]

@@ -194,6 +194,20 @@ def test_a_refused_value_says_what_was_received_and_expected(key: str, value: An
             "without a tag scheme there are no constraints",
             "Set data.target.scheme to BIO or BIOES.",
         ),
+        (
+            "gate",
+            {"better_on": "roc_auc"},
+            "better_on",
+            "roc_auc is for classification",
+            "A labeller has accuracy or macro_f1.",
+        ),
+        (
+            "gate",
+            {"better_on": "pr_auc"},
+            "better_on",
+            "pr_auc is for classification",
+            "A labeller has accuracy or macro_f1.",
+        ),
         ("train", {"batch_steps": 500, "batch_size": 8}, "batch_steps", "in place of batch_size", "Give one"),
         (
             "train",

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from pyarrow.fs import FileSelector, FileSystem
 
 from pipeline.backends import journals
 from tests.end_to_end.conftest import Place, furnish
+from tests.end_to_end.machines import Machines, require_namespaces
 from tests.end_to_end.test_cluster import address as address
 from tests.end_to_end.test_interruptions import LONG, assert_same_training
 from tests.end_to_end.test_tune import searching
@@ -188,3 +190,41 @@ def test_what_a_cluster_trained_outlives_it_and_its_working_folder(
     assert {stage["status"] for stage in again["stages"]} == {"reused"}
     (part,) = manifests(store_files, "/parts/checkpoints.json")
     assert "checkpoints/best/state.npz" in part["files"]  # type: ignore[operator]
+
+
+@pytest.mark.fault("head node lost")
+@pytest.mark.thorough
+def test_a_cluster_that_shares_no_folder_is_lost_and_the_next_one_goes_on_from_the_bucket(
+    tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_namespaces()
+    calm = furnish(tmp_path / "calm")
+    undisturbed = Path(calm.json("train", "words.yaml", *SHORT, "--storage", "runs")["run_dir"])
+    caches = tmp_path / "caches"
+    with cluster_of_one(tmp_path / "first", hides=caches) as cluster:
+        here = elsewhere(tmp_path / "here", monkeypatch)
+        monkeypatch.setenv("RECURRA_CACHE", str(caches / "here"))
+        process = here.start("train", "words.yaml", *SHORT, "--address", cluster)
+        wait_for_published_step(store_files, process)
+    lose(here, process)
+    shutil.rmtree(caches)
+
+    with cluster_of_one(tmp_path / "second", hides=caches) as cluster:
+        there = elsewhere(tmp_path / "there", monkeypatch)
+        monkeypatch.setenv("RECURRA_CACHE", str(caches / "there"))
+        outcome = there.json("train", "words.yaml", *SHORT, "--address", cluster)
+    assert [stage["status"] for stage in outcome["stages"]] == ["reused", "ran"]
+    assert_same_training(Path(outcome["run_dir"]), undisturbed)
+
+
+@contextlib.contextmanager
+def cluster_of_one(folder: Path, *, hides: Path) -> Iterator[str]:
+    """The address of a head without CPUs, and of a machine that does not see a folder; killed in the end."""
+    folder.mkdir()
+    machines = Machines(folder, hides=hides)
+    machines.add(cpus=1)
+    try:
+        yield machines.address
+    finally:
+        for node in (*machines.workers, machines.head):
+            node.kill()

@@ -77,6 +77,7 @@ def test_a_rate_that_cannot_be_is_refused(
         (["run", "lines.yaml", "--sett", "a=1"], "No such option"),
         (["rum"], "No such command"),
         (["predict", "m", "d", "-o", "x", "--n-best", "-1"], "--n-best"),
+        (["predict", "m", "d", "-o", "x", "--n-best-sequences", "1001"], "--n-best-sequences"),
         (["check", "nothing.yaml"], "nothing.yaml"),
         (["run", "lines.yaml", "--override", ""], "--override"),
         (["register", "lines.yaml", "--override", "  "], "say why: the text must not be empty"),

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from components.errors import ClusterError, DataError, StorageError
 from conf.load import SettingsError, resolved
-from conf.schema import Settings
+from conf.schema import GateSettings, Settings
 from pipeline import run
 from pipeline.backends import workspace
 from pipeline.backends.signals import Signals
@@ -477,6 +477,18 @@ def test_rows_are_prepared_again_only_for_columns_that_slices_or_groups_need(
     other = planned(tmp_path, changed(settings, evaluate={"slices": [{"column": "fold"}]})).keys
     assert same["prepare"] == plain["prepare"] != other["prepare"]
     assert same["evaluate"] != plain["evaluate"]
+
+
+def test_every_probability_is_kept_only_for_a_gate_that_compares_areas(
+    tmp_path: Path, settings: Settings
+) -> None:
+    plain, floor, *areas = (
+        planned(tmp_path, settings.model_copy(update={"gate": GateSettings.model_validate(gate)})).keys
+        for gate in ({}, {"floors": {"roc_auc": 0.9}}, {"better_on": "roc_auc"}, {"better_on": "pr_auc"})
+    )
+    assert floor["evaluate"] == plain["evaluate"]
+    assert areas[0]["evaluate"] == areas[1]["evaluate"] != plain["evaluate"]
+    assert areas[0]["register"] != areas[1]["register"]
 
 
 def test_examples_count_by_their_content_not_by_their_place(tmp_path: Path, settings: Settings) -> None:

@@ -10,6 +10,7 @@ An imported file may have columns of our own beside its user's:
     recurra.positions  list of int64, of a row made of several: their places in the whole input
 """
 
+import socket
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,7 +152,9 @@ def fault(
 def damaged(kind: str, error: Exception) -> str:
     """What is wrong with a file that a library could not read."""
     if isinstance(error, OSError) and error.errno and error.strerror:
-        return f"cannot be read: {error.strerror}"
+        # On a cluster another machine may not have what this one has.
+        where = f" on {socket.gethostname()}" if isinstance(error, FileNotFoundError) else ""
+        return f"cannot be read: {error.strerror}{where}"
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"not a whole {kind} file, or damaged: {reason}"
 

@@ -70,3 +70,14 @@ def class_table() -> Callable[..., pa.Table]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def with_distribution() -> Callable[[pa.Table, np.ndarray], pa.Table]:
+    """A classifier's table with the probability of every label, (n, C)."""
+
+    def make(table: pa.Table, probabilities: np.ndarray) -> pa.Table:
+        column = pa.array(np.asarray(probabilities).tolist(), pa.list_(pa.float64()))
+        return table.append_column("distribution", column)
+
+    return make

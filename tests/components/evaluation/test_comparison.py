@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn import metrics as sklearn
 
 from components.evaluation.comparison import MIN_SEQUENCES, decide
 from components.evaluation.requirements import Measured
@@ -322,3 +323,108 @@ def test_span_f1_can_be_the_metric_of_the_gate_and_a_floor(label_table):
     mixed = label_table(truth, [*truth[:150], *[["I-X", "I-X", "O"]] * 50])
     assert decide(good, mixed, **given).decision == "promoted"
     assert decide(mixed, good, **given).decision == "kept"
+
+
+@pytest.fixture
+def ranker(class_table, with_distribution):
+    """Predictions of a two-label model whose scores of `b` lie `skill` apart, with noise of its own."""
+
+    def make(skill: float, *, truth=None, n: int = N, seed: int = 0) -> pa.Table:
+        truth = ["ab"[i % 2] for i in range(n)] if truth is None else truth
+        common, own = np.random.default_rng(99), np.random.default_rng(seed)
+        score = common.normal(0, 1, len(truth)) + own.normal(0, 0.3, len(truth))
+        score += skill * np.array([label == "b" for label in truth])
+        of_b = 1 / (1 + np.exp(-(score - skill / 2)))
+        said = ["b" if each > 0.5 else "a" for each in of_b]
+        return with_distribution(class_table(truth, said), np.stack([1 - of_b, of_b], axis=1))
+
+    return make
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "pr_auc"])
+def test_a_model_that_ranks_better_is_promoted_and_one_that_ranks_worse_is_not(ranker, metric):
+    given = terms(better_on=metric)
+    good, bad = ranker(2.0, seed=1), ranker(1.2, seed=2)
+    verdict = decide(good, bad, **given)
+    assert (verdict.decision, verdict.outcome, verdict.metric) == ("promoted", "better", metric)
+    truth = [label == "b" for label in good["truth"].to_pylist()]
+    score = {"roc_auc": sklearn.roc_auc_score, "pr_auc": sklearn.average_precision_score}[metric]
+    ours, theirs = (
+        np.mean([score(of, [row[place] for row in table["distribution"].to_pylist()])
+                 for place, of in ((1, truth), (0, np.logical_not(truth)))])
+        for table in (good, bad)
+    )  # fmt: skip
+    assert (verdict.value, verdict.champion_value) == pytest.approx((ours, theirs))
+    assert 0 < verdict.low < verdict.difference < verdict.high
+    worse = decide(bad, good, **given)
+    assert (worse.decision, worse.outcome) == ("kept", "not better")
+    assert worse.reasons[-1].endswith("worse.")
+
+
+def test_models_that_rank_alike_are_a_tie_whatever_their_probabilities(ranker, with_distribution):
+    one = ranker(1.5)
+    sharper = np.array(one["distribution"].to_pylist()) ** 3
+    sharper /= sharper.sum(axis=1, keepdims=True)
+    other = with_distribution(one.drop_columns(["distribution"]), sharper)
+    verdict = decide(one, other, **terms(better_on="roc_auc"))
+    assert verdict.reasons == ("A tie: both models rank the sequences in the same way.",)
+
+
+def test_so_many_rows_as_would_tell_rankings_apart_do_tell(ranker):
+    """The two models of n rows and the same two of the rows that it would take."""
+    given = terms(better_on="roc_auc")
+    pair = ranker(1.5, seed=5), ranker(1.45, seed=6)
+
+    def times(count: int):
+        places = pa.array(range(count * N), pa.int64())
+        tables = (pa.concat_tables([table] * count) for table in pair)
+        return [table.set_column(1, "row", places).set_column(9, "place", places) for table in tables]
+
+    verdict = decide(*pair, **given)
+    assert verdict.outcome == "not better"
+    assert verdict.notes[0].startswith("About 1,300 test sequences would tell, if the difference is truly")
+    below, enough = (round(share * verdict.num_sequences_needed / N) for share in (0.7, 1.3))
+    assert (below, enough) == (2, 4)
+    assert decide(*times(below), **given).outcome == "not better"
+    assert decide(*times(enough), **given).outcome == "better"
+
+
+def test_a_label_on_a_few_rows_cannot_tell_rankings_apart(ranker):
+    truth = ["a"] * 395 + ["b"] * 5
+    verdict = decide(ranker(4.0, truth=truth), ranker(0.0, truth=truth), **terms(better_on="roc_auc"))
+    assert verdict.outcome == "too little data"
+    assert "5 test sequences are of the label 'b', and it takes 6. About 480 test" in verdict.reasons[-1]
+    assert verdict.num_sequences_needed == 480
+
+
+def test_where_one_row_is_all_there_is_of_a_label_no_number_of_rows_can_be_given(ranker):
+    truth = ["a"] * 399 + ["b"]
+    verdict = decide(ranker(4.0, truth=truth), ranker(0.0, truth=truth), **terms(better_on="pr_auc"))
+    assert (verdict.outcome, verdict.num_sequences_needed) == ("too little data", None)
+    assert "How many test sequences would tell cannot be said" in verdict.reasons[-1]
+    assert verdict.rules[-1].asked == "more test sequences"
+
+
+def test_a_ranking_that_does_not_exist_passes_nothing_and_says_why(ranker, model):
+    given = terms(better_on="roc_auc")
+    single = decide(ranker(1.0, truth=["a"] * 50), None, **given)
+    assert single.outcome == "not a number"
+    assert single.reasons == (
+        "Not a number on the test rows: roc_auc. Every test row is of the label 'a', so there is none to tell"
+        " it from.",
+    )
+    too_many = decide(model(300), None, **given)
+    assert "too many for one evaluation" in too_many.reasons[0]
+    nothing = decide(ranker(1.0).slice(0, 0), None, **given)
+    assert nothing.reasons == ("There are no test rows to judge the model on.",)
+
+
+def test_equal_rankings_are_seldom_called_better(ranker):
+    """Two models that rank equally well: at a confidence of 0.95 one in forty is promoted by chance."""
+    given = terms(better_on="roc_auc", floors={}) | {"bootstrap": 200}
+    truth = ["ab"[i % 2] for i in range(100)]
+    verdicts = [
+        decide(ranker(1.0, truth=truth, seed=2 * i), ranker(1.0, truth=truth, seed=2 * i + 1), **given)
+        for i in range(100)
+    ]
+    assert sum(verdict.decision == "promoted" for verdict in verdicts) <= 6

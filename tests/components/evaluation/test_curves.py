@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from components.evaluation import curves
+from components.evaluation import areas, curves
+from components.evaluation.areas import Areas
 from components.evaluation.curves import Ranking
 from components.served.predictor import Unscaled
 
@@ -53,22 +54,6 @@ def test_the_areas_are_those_of_scikit_learn():
     assert "top_5_accuracy" not in found["metrics"]  # of four labels it is 1
 
 
-@pytest.mark.parametrize("digits", [None, 0])
-def test_a_resample_weighs_rows_as_scikit_learn_does(digits):
-    log_probabilities, truth = rows(120, digits=digits, seed=3)
-    found = curves._Found(np.exp(log_probabilities), truth)
-    weights = np.random.default_rng(1).integers(0, 4, (5, 120)).astype(np.float64)
-    drawn = found.weighted(weights)
-    for number, own in enumerate(weights):
-        areas, precisions = [], []
-        for place in range(4):
-            probability = np.exp(log_probabilities)[:, place]
-            areas.append(metrics.roc_auc_score(truth == place, probability, sample_weight=own))
-            precisions.append(metrics.average_precision_score(truth == place, probability, sample_weight=own))
-        assert drawn["roc_auc"][number] == pytest.approx(np.mean(areas))
-        assert drawn["pr_auc"][number] == pytest.approx(np.mean(precisions))
-
-
 def test_parts_make_no_difference():
     log_probabilities, truth = rows(200, seed=4)
     assert scores(log_probabilities, truth) == scores(log_probabilities, truth, cut=(3, 50, 120))
@@ -97,7 +82,7 @@ def test_of_equal_probabilities_the_first_label_stands_above():
 @pytest.mark.slow
 def test_the_intervals_hold_the_truth_about_95_times_in_100():
     population = rows(40_000, seed=6, num_classes=3)
-    whole = curves._Found(np.exp(population[0]), population[1]).values(LABELS[:3])
+    whole = Areas(np.exp(population[0]), population[1]).values()
     rng, hits, repetitions = np.random.default_rng(7), dict.fromkeys(("roc_auc", "pr_auc"), 0), 300
     for seed in range(repetitions):
         chosen = rng.choice(40_000, 150, replace=False)
@@ -126,9 +111,16 @@ def test_more_probabilities_than_are_kept_give_no_scores(monkeypatch):
 
 
 def test_larger_data_is_drawn_less_often_and_says_so(monkeypatch):
-    monkeypatch.setattr(curves, "MAX_WORK", 100_000)
+    monkeypatch.setattr(areas, "MAX_WORK", 100_000)
     assert scores(*rows(200), bootstrap=1000)["resamples"] == 125
-    assert curves._resamples(10**9, 1000) == 100
+
+
+def test_a_probability_that_is_not_a_number_leaves_no_score():
+    log_probabilities, truth = rows(50)
+    log_probabilities[7, 2] = math.nan
+    found = scores(log_probabilities, truth)
+    assert set(found["metrics"].values()) == {None}
+    assert found["per_class"][0]["reason"] == "a probability is not a number"
 
 
 def test_a_labeller_keeps_nothing():

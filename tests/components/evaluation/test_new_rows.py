@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from tempfile import mkdtemp
 
@@ -11,7 +12,7 @@ import pytest
 from components import bundles
 from components.data.intake import Here, open_sources
 from components.data.readers import File
-from components.errors import DataError
+from components.errors import DataError, ModelError
 from components.evaluation import new_rows
 from components.served.encoding import Encoding
 from components.served.numbers import NumericEncoding
@@ -259,3 +260,54 @@ def test_rows_of_single_steps_are_answered_as_sequences(labeller, tmp_path):
     table = pa.Table.from_batches(new_rows.answers(bundle=labeller, task=task), task.schema).sort_by("id")
     direct = bundles.open(labeller).predict({"frames": [[[1, 2], [3, 4]], [[5, 6]]]})
     assert table["labels"].to_pylist() == direct["labels"]
+
+
+@pytest.fixture(scope="module")
+def chained(make_bundle, tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("chained") / "bundle", model={"crf": True})
+
+
+def test_best_sequences_equal_those_of_the_predictor_and_begin_with_the_labels(
+    chained, tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(1)
+    rows = [rng.integers(0, 9, (n, 2)).tolist() for n in [1, *rng.integers(1, 9, 30), 1]]
+    file = write(tmp_path / "a.parquet", rows, id=[f"w{i}" for i in range(len(rows))])
+    # A piece holds some 40 steps, so there are several.
+    monkeypatch.setattr(new_rows, "MAX_LABELS", 200)
+    table = answered(chained, [file], n_best_sequences=5)
+    assert table.schema.names[-2:] == ["n_best_sequences", "n_best_sequence_log_probabilities"]
+    direct = bundles.open(chained).best_sequences({"frames": rows}, 5)
+    sequences = table["n_best_sequences"].to_pylist()
+    assert sequences == direct["sequences"]
+    scores = table["n_best_sequence_log_probabilities"].to_pylist()
+    for one, other in zip(scores, direct["log_probabilities"], strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert [each[0] for each in sequences] == table["labels"].to_pylist()
+    # One step of three labels has three label sequences, and no more.
+    assert [len(each) for each in (sequences[0], sequences[1], sequences[-1])] == [3, 5, 3]
+    assert np.exp(scores[0]).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_model_without_a_crf_has_no_best_sequences(labeller, tmp_path):
+    file = write(tmp_path / "a.parquet", [[[1, 2]]])
+    with pytest.raises(ModelError, match="it is no CRF") as caught:
+        answered(labeller, [file], n_best_sequences=2)
+    assert caught.value.exit_code == 2
+    assert "model.crf: true" in caught.value.hint
+
+
+def test_rows_that_are_cut_into_windows_have_no_best_sequences(chained, make_bundle, tmp_path):
+    encoding = replace(bundles.encoding(chained), max_length=3)
+    windowed = make_bundle(tmp_path / "windowed", encoding=encoding, model={"crf": True})
+    file = write(tmp_path / "a.parquet", [[[1, 2]] * n for n in (3, 4, 1, 9)], id=list("abcd"))
+    assert answered(windowed, [file])["labels"].to_pylist()[3] is not None
+    with pytest.raises(DataError) as caught:
+        answered(windowed, [file], n_best_sequences=2)
+    assert problems(caught) == [("a.parquet", row, "frames", None, None) for row in (1, 3)]
+    assert caught.value.problems[1].message == (
+        "9 steps, but label sequences have probabilities in windows of 3 only"
+    )
+    kept = answered(windowed, [file], n_best_sequences=2, keeps_bad=True).to_pylist()
+    assert [row["n_best_sequences"] is None for row in kept] == [False, True, False, True]
+    assert "4 steps, but label sequences" in kept[1]["problem"]

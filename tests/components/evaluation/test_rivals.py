@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components import bundles
-from components.evaluation import rivals
+from components.evaluation import answers, rivals
 from components.served.encoding import Encoding
 from components.served.numbers import NumericEncoding
 from components.served.symbols import CategoryEncoding, TokenEncoding
@@ -97,3 +97,35 @@ def test_a_rival_answers_raw_rows_in_its_own_encoding_with_its_own_order_of_labe
     assert obstacle.reason.startswith("it cannot answer these test rows: ")
     assert "Compare the data" in obstacle.hint
     assert not (tmp_path / "none.parquet").exists()
+
+
+def test_a_rival_gives_every_probability_in_the_order_of_the_labels_of_the_data(make_bundle, tmp_path):
+    ours = make_bundle(tmp_path / "ours", task="classification")
+    theirs = make_bundle(tmp_path / "theirs", task="classification", labels=("c", "a", "b"), seed=1)
+    rows = [[[1, 2], [3, 4]], [[5, 6]], [[0, 7]]]
+    data = tmp_path / "data"
+    (data / "test").mkdir(parents=True)
+    table = pa.table(
+        {
+            "row": pa.array([2, 0, 1], pa.int64()),
+            "id": pa.array(["z", "x", "y"]),
+            "length": pa.array([2, 1, 1], pa.int32()),
+            "x0": pa.array([np.ravel(row).tolist() for row in rows], pa.list_(pa.int64())),
+            "y": pa.array([2, 0, 1], pa.int32()),
+        }
+    )
+    pq.write_table(table, data / "test" / "part-00000.parquet")
+    shards = [{"file": "part-00000.parquet", "rows": 3, "sha256": ""}]
+    manifest = {"splits": {"test": {"rows": 3, "steps": 4, "shards": shards}}}
+    (data / "manifest.json").write_text(json.dumps(manifest), "utf8")
+    (data / "encoding.json").write_text((ours / "encoding.json").read_text("utf8"), "utf8")
+    out = tmp_path / "out.parquet"
+    assert rivals.answer(bundle=theirs, data=data, out=out, distribution=True) is None
+    said = pq.read_table(out)
+    direct = bundles.open(theirs).predict({"frames": [rows[1], rows[2], rows[0]]}, distribution=True)
+    np.testing.assert_allclose(
+        said["distribution"].to_pylist(), np.array(direct["distribution"])[:, [1, 2, 0]], atol=1e-6
+    )
+    read = answers.read(said, task="classification", labels=("a", "b", "c"))
+    np.testing.assert_allclose(read.probabilities.max(axis=1), read.confidence, atol=1e-6)
+    assert (read.probabilities.argmax(axis=1) == read.predicted).all()

@@ -12,6 +12,7 @@ import pytest
 from components import bundles
 from components.data.batches import SequenceSet
 from components.data.tags import is_legal
+from components.served import predictor as served
 from components.served import seals
 from components.served.encoding import Encoding
 from components.served.numbers import NumericEncoding
@@ -422,6 +423,31 @@ def test_the_best_sequence_of_a_crf_comes_first_among_its_best_ones(chained):
     for i in short:
         assert {tuple(sequence) for sequence in found["sequences"][i]} == {("O",), ("S-X",)}
         assert sum(found["probabilities"][i]) == pytest.approx(1, abs=1e-5)
+
+
+def test_best_sequences_of_a_long_row_are_there_though_their_probabilities_leave_float64(chained):
+    rows = {"x": [np.random.default_rng(2).normal(0.0, 2.0, 4_000)]}
+    found, answers = chained.best_sequences(rows, 3), chained.predict(rows)
+    (scores,) = found["log_probabilities"]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    assert scores[0] < -745
+    assert found["probabilities"] == [[0.0] * 3]
+    assert found["sequences"][0][0] == answers["labels"][0]
+
+
+def test_best_sequences_do_not_depend_on_how_many_rows_are_searched_at_once(chained, monkeypatch):
+    rows = numbers_of_length_1_to_9()
+    together = chained.best_sequences(rows, 4)
+    monkeypatch.setattr(served, "MAX_SEARCH", 1)
+    alone = chained.best_sequences(rows, 4)
+    assert alone["sequences"] == together["sequences"]
+    for one, other in zip(alone["log_probabilities"], together["log_probabilities"], strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert chained.best_sequences({"x": []}, 4) == {
+        "sequences": [],
+        "log_probabilities": [],
+        "probabilities": [],
+    }
 
 
 def test_only_a_crf_has_best_sequences_and_only_of_whole_rows(labeller, chained, make_bundle, tmp_path):

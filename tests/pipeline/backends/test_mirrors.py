@@ -16,6 +16,7 @@ from components.errors import BusyError, StorageError
 from pipeline.backends import buckets, claims, mirrors, workspace
 from pipeline.backends.buckets import Bucket
 from pipeline.backends.mirrors import Mirror, open_mirror, publishing
+from pipeline.backends.staging import Depot
 from pipeline.backends.workspace import RunFolder
 
 
@@ -189,6 +190,38 @@ def test_checkpoints_are_published_from_the_side_as_they_were_when_saved(here: M
     assert [path.name for path in seen.checkpoints.iterdir()] == ["step-00000005"]
     assert (seen.checkpoints / "step-00000005/state.npz").read_text("utf8") == "weights 5"
     assert not list((folder.path / mirrors.OUTGOING).iterdir())
+
+
+def test_checkpoints_written_on_another_machine_are_published_from_the_folders(
+    here: Mirror, there: Mirror
+) -> None:
+    with ExitStack() as stack:
+        folder = made(here, stack)
+        depot = Depot(str(folder.path))
+        for step in range(2, 6):
+            depot.write(str(step), f"checkpoints/step-{step:08d}/state.npz", f"weights {step}".encode())
+            gone = [f"checkpoints/step-{step - 1:08d}/state.npz"]
+            depot.commit(str(step), [f"checkpoints/step-{step:08d}/state.npz"], gone)
+        depot.settle(["checkpoints", "data"])
+        seen = only(there)
+        seen.bring("checkpoints")
+        assert [path.name for path in seen.checkpoints.iterdir()] == ["step-00000005"]
+        assert (seen.checkpoints / "step-00000005/state.npz").read_text("utf8") == "weights 5"
+
+
+def test_a_machine_whose_run_was_taken_up_elsewhere_is_told(here: Mirror, there: Mirror) -> None:
+    folder = made(here)
+    seen = only(there)
+    with seen.held(lambda text: None) as ours:
+        assert ours
+        seen.bring()
+        write(seen.checkpoints / "step-00000009/state.npz", "theirs")
+        seen.publish()
+        depot = Depot(str(folder.path))
+        depot.write("key", "checkpoints/step-00000002/state.npz", b"ours")
+        with pytest.raises(BusyError):
+            depot.commit("key", ["checkpoints/step-00000002/state.npz"], [])
+            depot.settle(["checkpoints"])
 
 
 def test_checkpoints_of_a_trial_are_a_part_of_their_own(here: Mirror, store_files: FileSystem) -> None:

@@ -280,6 +280,25 @@ def test_files_beside_the_bundle_are_fetched_as_far_as_they_are_there(registry, 
     assert not files["settings.yaml"].exists()
 
 
+def test_text_files_are_read_wherever_they_stand_and_missing_ones_are_none(registry, words):
+    assert registry.read(words.version, "settings.yaml") == words.packaging.files[0].read_text("utf8")
+    encoding = registry.read(words.version, "artifacts/bundle/encoding.json")
+    assert encoding == (words.packaging.bundle / "encoding.json").read_text("utf8")
+    assert registry.read(words.version, "history.json") is None
+    assert registry.read(words.version, "artifacts/nowhere/encoding.json") is None
+
+
+def test_of_a_version_that_lost_its_files_nothing_is_read_and_none_are_carried(registry, log, place):
+    lost = log("lost")
+    shutil.rmtree(place / "mlartifacts" / "words" / "models" / lost.model)
+    assert registry.read(lost.version, "settings.yaml") is None
+    with (
+        pytest.raises(ModelError, match=r"The files of .+ are gone"),
+        registry.carried(lost.version, ("settings.yaml",)),
+    ):
+        pass
+
+
 def test_files_that_are_gone_damaged_or_exchanged_are_not_used(registry, log, place, tmp_path, make_bundle):
     gone = log("gone")
     folder = place / "mlartifacts" / "words" / "models" / gone.model / "artifacts" / "artifacts" / "bundle"

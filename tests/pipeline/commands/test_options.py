@@ -157,8 +157,9 @@ def test_a_cluster_needs_a_working_folder_that_was_chosen(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     before = listing(place)
-    said = failure(capsys, *command, "--address", "auto", "--storage", "s3://bucket/runs", "--json")
+    there = ("--address", "ray://head:10001")
+    said = failure(capsys, *command, *there, "--storage", "s3://bucket/runs", "--json")
     assert said["exit_code"] == 2
-    assert "--address auto needs a folder that all machines see" in said["error"]
+    assert "--address ray://head:10001 needs a folder that all machines see" in said["error"]
     assert "or one with RECURRA_CACHE" in said["error"]
     assert listing(place) == before

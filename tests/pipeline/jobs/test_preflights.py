@@ -47,7 +47,10 @@ def there(asked: Submission, *, machines: int = 1, resources: Any = None, **chan
     found = There(
         "3.12.1", versions, dict.fromkeys(questions["names"], True), {}, preflights.this_machine(), nodes
     )
-    return dataclasses.replace(found, **changes)
+    found = dataclasses.replace(found, **changes)
+    for node in found.nodes:
+        node["seen"]["machine"] = found.machine[0]
+    return found
 
 
 def told(asked: Submission, cluster: There, **options: Any) -> list[tuple[str, str, int]]:
@@ -133,9 +136,9 @@ def test_folders_that_nobody_made_are_refused_elsewhere_and_made_here(place: Pat
     assert told(asked, elsewhere) == [("storage", f"10.0.0.0 has no folder {place / 'runs'}", 2)]
     assert told(asked, there(asked)) == []
     assert told(asked, there(asked, machines=2)) == []
-    shared = there(asked, machines=2)
+    shared = there(asked, machines=2, machine=["head", "another boot"])
     shared.nodes[1]["seen"]["machine"] = "worker"
-    assert [where for where, *_ in told(asked, shared)] == ["storage", "storage"]
+    assert [message for _, message, _ in told(asked, shared)] == [f"10.0.0.0 has no folder {place / 'runs'}"]
     (place / "runs").mkdir()
     assert told(asked, there(asked, machine=["head", "another boot"])) == []
 

@@ -6,7 +6,7 @@ import pytest
 from components.errors import BusyError, DataError, ModelError
 from pipeline.console import Console
 from pipeline.jobs.protocol import Limits
-from pipeline.jobs.serve import Options, _bound, read_token, serve
+from pipeline.jobs.serve import Options, _bound, _Source, read_token, serve
 
 OPTIONS = {
     "host": "127.0.0.1",
@@ -81,9 +81,22 @@ def test_a_model_that_is_not_there_is_told(tmp_path):
         begin("models:m", tmp_path)
 
 
-def test_following_needs_an_alias(tmp_path):
+@pytest.mark.parametrize("model", ["models:m@champion", "models:/m/3@champion", "models:/m@", "models:/"])
+def test_a_name_that_means_no_version_is_refused_alike_at_first_and_while_following(model, tmp_path):
+    options = Options(**(OPTIONS | {"follow": True}))
+    source = _Source(model, options, f"sqlite:///{tmp_path}/mlflow.db", NoCluster(), None, Console(level=-1))
+    for ask in (source.now, source.load):
+        with pytest.raises(ModelError) as caught:
+            ask()
+        assert caught.value.message == (
+            f"received {model!r}, expected models:/name@alias or models:/name/version."
+        )
+
+
+@pytest.mark.parametrize("model", ["models:/m/3", "runs/lines@home/1"])
+def test_following_needs_an_alias(model, tmp_path):
     with pytest.raises(ModelError, match="needs an alias"):
-        begin("models:/m/3", tmp_path, follow=True)
+        begin(model, tmp_path, follow=True)
 
 
 def test_a_token_has_a_length_and_a_file(tmp_path):

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from components import bundles
 from components.errors import ModelError
+from components.evaluation.verdicts import Verdict
 from conf.schema import GateSettings
 from pipeline.backends.registry import Version
 from pipeline.backends.workspace import RunFolder
 from pipeline.stages.judging import DATA_TAG, METRICS_TAG, TEST_TAG, Judge, data_tags
-from tests.pipeline.conftest import QUIET, InProcess, Started
+from tests.pipeline.conftest import QUIET, InProcess, Started, lines, start
 
 
 class Standing:
@@ -153,3 +155,38 @@ def test_an_override_takes_the_place_of_what_cannot_be_compared(judge: Callable[
         "not comparable",
     )
     assert verdict.reasons[0] == "Promoted by an override: Its files are lost."
+
+
+def test_areas_of_both_models_are_those_that_their_evaluations_tell(
+    make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = lines(200)
+    rows["labels"] = [max(sorted(set(each)), key=each.count) for each in rows["labels"]]
+    settings = {"task": "classification", "gate": {"better_on": "roc_auc"}, "train": {"epochs": 6}}
+    run = start(tmp_path, rows, **settings)
+    run.train()
+    run.evaluate()
+    told = json.loads((run.folder.evaluation / "metrics.json").read_text("utf8"))["test"]
+    details = json.loads((run.folder.evaluation / "details.json").read_text("utf8"))
+    assert all("distribution" not in row for row in details["worst"])
+
+    def verdict(standing: Path | None) -> Verdict:
+        judge = Judge(
+            run.settings,
+            folder=run.folder,
+            cluster=InProcess(),  # type: ignore[arg-type]
+            registry=Standing(standing),  # type: ignore[arg-type]
+            console=QUIET,
+            override=None,
+        )
+        return judge.verdict(champion() if standing else None)
+
+    first = verdict(None)
+    assert (first.outcome, first.metric) == ("first", "roc_auc")
+    assert first.value == pytest.approx(told["roc_auc"], abs=1e-12)
+    again = verdict(run.folder.bundle)
+    assert again.reasons == ("A tie: both models rank the sequences in the same way.",)
+    encoding = bundles.encoding(run.folder.bundle)
+    untrained = verdict(make_bundle(tmp_path / "untrained", encoding=encoding))
+    assert (untrained.decision, untrained.outcome) == ("promoted", "better")
+    assert untrained.champion_value is not None and untrained.champion_value < told["roc_auc"]

@@ -232,6 +232,48 @@ def test_more_best_labels_than_there_are_is_refused(run, data, tmp_path):
         answered(run, data, tmp_path / "out.parquet", n_best=9)
 
 
+@pytest.fixture(scope="module")
+def chained(make_bundle, tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("chained") / "bundle", model={"crf": True})
+
+
+def test_best_sequences_stand_beside_the_labels(chained, data, tmp_path):
+    out = tmp_path / "out.parquet"
+    answered(chained, data, out, n_best_sequences=2)
+    table = pq.read_table(out)
+    assert table.schema.names == [
+        "id", "labels", "probabilities", "n_best_sequences", "n_best_sequence_log_probabilities"
+    ]  # fmt: skip
+    found = bundles.open(chained).best_sequences({"frames": ROWS}, 2)
+    assert table["n_best_sequences"].to_pylist() == found["sequences"]
+    for one, other in zip(table[4].to_pylist(), found["log_probabilities"], strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_best_sequences_go_on_where_they_were_stopped(chained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(new_rows, "CHUNK_ROWS", 1)
+    out, noting = tmp_path / "out.parquet", Noting()
+    answered(chained, data, tmp_path / "whole.parquet", n_best_sequences=2)
+    with pytest.raises(Interrupted):
+        answered(chained, data, out, pool=Power(2), n_best_sequences=2)
+    answered(chained, data, out, console=noting, n_best_sequences=2)
+    assert "Going on: 2 rows were answered before." in noting.notes
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_best_sequences_are_refused_where_there_are_none_and_nothing_is_left(
+    run, data, tmp_path, make_bundle
+):
+    out = tmp_path / "out.parquet"
+    with pytest.raises(ModelError, match="it is no CRF"):
+        answered(run, data, out, n_best_sequences=2)
+    classifier = make_bundle(tmp_path / "classifier", task="classification")
+    with pytest.raises(ModelError, match="one label for a whole sequence") as caught:
+        answered(classifier, data, out, n_best_sequences=2)
+    assert caught.value.exit_code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier", "rows.parquet"]
+
+
 @pytest.mark.slow
 def test_an_alias_is_resolved_once_and_the_number_is_kept(run, data, tmp_path, monkeypatch):
     store = Store(f"sqlite:///{tmp_path}/mlflow.db")

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 
 from components.data.batches import SequenceSet
+from components.errors import ClusterError
 from conf.points import with_point
 from pipeline.backends import journals
 from pipeline.backends.recorders import Recorder
 from pipeline.backends.signals import Signals
+from pipeline.backends.staging import Shared
 from pipeline.backends.sweeps import EPOCH, FAILURE, GROWN, SECONDS, Assignment, _train
 from pipeline.backends.trials import LEDGER, Trial, TrialLedger, best_of
 from pipeline.console import LiveTable
@@ -849,3 +852,22 @@ def test_repeats_have_no_budget_and_stop_when_they_are_asked_to(tmp_path: Path) 
     assert run.folder.stop.exists()
     again.ended(20)
     assert TrialLedger(run.folder.tune).trials[20].state == "running"
+
+
+def test_a_machine_that_does_not_see_the_states_that_trials_take_over_is_named(run: Started) -> None:
+    shared = Shared(str(run.folder.path), "no such token", None)
+    with pytest.raises(ClusterError, match=f"{socket.gethostname()} does not see {run.folder.path}") as error:
+        train_trial(
+            report=lambda *said, **more: None,
+            restored=None,
+            number=0,
+            point={},
+            seed=None,
+            settings=run.settings,
+            folder=run.folder,
+            key="key",
+            num_threads=1,
+            copies=True,
+            shared=shared,
+        )
+    assert "another scheduler" in error.value.hint
