@@ -9,6 +9,7 @@ RecurraError            1    a bug of ours
 ├── ClusterError        3    Ray unreachable, or more asked for than there is
 ├── TrackerError        3    MLflow unreachable, or it refused
 ├── StorageError        3    disk full, or a folder that cannot be read or written
+│   └── PlaceError      2    a place that was asked for cannot be written: no retry helps
 ├── CheckpointError     3    missing, damaged, or another run's
 ├── BusyError           3    somebody else holds the lock
 ├── GateRefused         4    a floor was missed
@@ -122,6 +123,12 @@ class StorageError(RecurraError):
     """A folder cannot be read or written, or the disk is full."""
 
     exit_code = 3
+
+
+class PlaceError(StorageError):
+    """A place that was asked for, or is the default, cannot be written; found before anything starts."""
+
+    exit_code = 2
 
 
 class CheckpointError(RecurraError):

@@ -49,7 +49,7 @@ BARRED = tuple(
         ),
         (r"name|(evaluate|gate|register)(\..+)?", "it has no effect on training"),
         (
-            r"train\.(devices|nodes|checkpoint_seconds|keep_checkpoints|hang_seconds)",
+            r"train\.(devices|nodes|checkpoint_seconds|keep_checkpoints|hang_seconds|steps_per_call)",
             "it changes how fast a trial is, not what it learns",
         ),
         (r"train\.early_stopping\.metric", "it is what trials are judged by; set tune.metric"),

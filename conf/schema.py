@@ -647,6 +647,14 @@ class TrainSettings(Section):
         le=10_000,
         description="Batches whose gradients are summed for one step: a large batch in little memory.",
     )
+    steps_per_call: int = Field(
+        default=16,
+        ge=1,
+        le=1_000,
+        description="Steps of the optimizer that are computed in one call of the graph (Keras's "
+        "steps_per_execution), fewer where so many would take more than half a second; the result is the "
+        "same. With model.unroll or truncate it is always 1.",
+    )
     truncate: int | None = Field(
         default=None,
         ge=1,
@@ -755,6 +763,8 @@ class TrainSettings(Section):
             )
         if self.truncate is not None and self.accumulate > 1:
             raise conflict("with truncate each stretch is a step of its own", at="accumulate")
+        if self.truncate is not None and self.steps_per_call > 1 and given(self, "steps_per_call", info):
+            raise conflict("with truncate each stretch is a call of its own", at="steps_per_call")
         if self.schedule != "plateau" and self.plateau != PlateauSettings():
             raise conflict(
                 f"plateau has no effect with schedule {self.schedule}",
@@ -1093,6 +1103,7 @@ class Settings(Section):
         if isinstance(section, TrainSettings):
             _check_loss(section, info.data.get("model"))
             _check_stretches(section, task, info.data.get("model"))
+            _check_calls(section, info.data.get("model"), info)
         if isinstance(section, TrainSettings) and task == "classification":
             _refuse_sequence_accuracy(section.early_stopping.metric, at="early_stopping.metric")
         if isinstance(section, TuneSettings):
@@ -1178,6 +1189,17 @@ def _check_stretches(train: TrainSettings, task: str | None, model: ModelSetting
             f"model.{found} needs whole sequences",
             at="truncate",
             hint=f"Leave out {found}, or set data.max_length for windows in place of truncate.",
+        )
+
+
+def _check_calls(train: TrainSettings, model: ModelSettings | None, info: ValidationInfo) -> None:
+    """What needs a call for each step."""
+    asked = train.steps_per_call > 1 and given(train, "steps_per_call", info)
+    if asked and model is not None and model.unroll:
+        raise conflict(
+            "model.unroll has a graph for each padded length, and a call runs one graph",
+            at="steps_per_call",
+            hint="Leave out one of the two.",
         )
 
 

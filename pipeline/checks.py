@@ -47,7 +47,7 @@ def check(
     steps: dict[str, Callable[[], None]] = {
         "data": lambda: check_data(settings, console=around.console, problems=problems, sample=sample),
         "devices": lambda: _check_devices(settings, around),
-        "tracker": lambda: tracking.check(around.tracking_uri),
+        "tracker": lambda: tracking.check(around.tracking_uri, artifacts=around.artifacts),
         "storage": lambda: check_storage(around.storage),
     }
     if any(isinstance(part, TokenInput) and part.vectors for part in settings.data.inputs):

@@ -56,6 +56,7 @@ WITHOUT_EFFECT = (
     "train.checkpoint_seconds",
     "train.keep_checkpoints",
     "train.hang_seconds",
+    "train.steps_per_call",
     "tune.concurrency",
     "tune.cpus",
     "tune.trials_per_gpu",
@@ -374,9 +375,13 @@ def execute(settings: Settings, *, until: str = STAGES[-1], around: Surroundings
 
     Raises:
         RecurraError: what a stage raised; run.json and MLflow then say that it failed.
+        PlaceError: what the run would write has no place; nothing was written.
         ClusterError: a GPU is required to train and there is none; nothing was written.
         SettingsError: a GPU is required and the settings ask for CPUs.
     """
+    workspace.check_runs(around.storage)
+    # Training would go well without a database that can be written; only registration would fail.
+    tracking.check_places(around.tracking_uri, artifacts=around.artifacts)
     planned = plan(
         settings,
         storage=around.storage,

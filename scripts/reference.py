@@ -29,7 +29,7 @@ Exit codes:
 |---|---|
 | 0 | done: promoted, or the champion was kept because the new model is not better |
 | 1 | a bug of ours |
-| 2 | the settings or the data are at fault; nothing was registered |
+| 2 | the settings, the data or a place to write to are at fault; nothing was registered |
 | 3 | the surroundings failed (cluster or tracker unreachable, disk full): trying again may help |
 | 4 | the gate refused the model: a floor was missed |
 | 130 | Ctrl-C, after a checkpoint |

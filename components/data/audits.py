@@ -82,7 +82,7 @@ def audit(
     if len(labels.names) > MAX_LABELS:
         raise too_many_labels(layout.target)
     whole = [*_absent_values(fates, split), *_too_few(labels.names, layout, "the rows")]
-    whole += [*_unfit_tags(labels.names, settings), *_unknown_weights(labels.names, settings)]
+    whole += [*_unfit_tags(labels.names, settings), *_unknown_weights(labels.names, settings, "no row")]
     widths = _equal_widths(fates, layout)
     unique_ids(fates, layout)
     small, pins = _assign(fates, labels, split, layout, pins)
@@ -97,7 +97,9 @@ def audit(
         else:
             whole += unseen_labels(fates, labels, unseen, layout)
         labels = labels.only(counts[TRAIN] > 0)
-        whole += [] if whole else [*_too_few(labels.names, layout, "the training rows")]
+        if not whole:
+            whole += _too_few(labels.names, layout, "the training rows")
+            whole += _unknown_weights(labels.names, settings, "no training row")
         whole += _empty_splits(fates)
     if record is not None:
         record(chain(whole, fates.every_problem()))
@@ -159,14 +161,14 @@ def _unfit_tags(labels: Sequence[str], settings: Settings) -> Iterator[Problem]:
         yield Problem(column=target.column, message=message)
 
 
-def _unknown_weights(labels: Sequence[str], settings: Settings) -> Iterator[Problem]:
-    """Labels that have a weight in the loss but stand in no row."""
+def _unknown_weights(labels: Sequence[str], settings: Settings, where: str) -> Iterator[Problem]:
+    """Labels that have a weight in the loss but are none of `labels`, so that `where` has them."""
     weights = settings.train.class_weights
     if isinstance(weights, str):
         return
     for label in [label for label in weights if label not in labels][:NUM_SHOWN]:
         near = nearest(label, labels)
-        message = f"train.class_weights names {label!r}, which no row has"
+        message = f"train.class_weights names {label!r}, which {where} has"
         yield Problem(
             column=settings.data.target.column,
             message=message + (f"; did you mean {near!r}?" if near else ""),

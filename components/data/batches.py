@@ -3,14 +3,15 @@
     steps   x  [ s0 s0 s0 | s1 | s2 s2 ]      (S, W) float32, already encoded
     offsets    [ 0          3    4       6 ]  (n + 1,)
     batch   x  (B, T, W) zero-filled on the right, lengths (B,), targets, weights (B,)
+    packed  several batches end to end, each with a T of its own
 
-Letters: S all steps, n sequences, B batch, T padded time, W numbers of a step, said by `slots`.
+Letters: S all steps, n sequences, B batch, T padded time, W numbers of a step, said by `slots`, N batches.
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -52,6 +53,37 @@ class Batch:
         mine = slice(size * index, size * (index + 1))
         return Batch(
             self.rows[mine], self.x[mine], self.lengths[mine], self.targets[mine], self.weights[mine]
+        )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The batches of several optimizer steps end to end, with no padding between them: the sum of their B*T.
+
+    `layout` has a line for each batch: its B, its T, its place in its step, and whether it ends the step.
+    """
+
+    x: np.ndarray  # (sum B*T, W) float32
+    lengths: np.ndarray  # (sum B,) int32
+    targets: np.ndarray  # (sum B*T,) or (sum B,) int32
+    weights: np.ndarray  # (sum B,) float32
+    layout: np.ndarray  # (N, 4) int32
+
+    @classmethod
+    def of(cls, steps: Sequence[Sequence[Batch]]) -> "Packed":
+        """Of the batches of each step, in their order."""
+        batches = [batch for step in steps for batch in step]
+        layout = [
+            (*batch.x.shape[:2], place, place == len(step) - 1)
+            for step in steps
+            for place, batch in enumerate(step)
+        ]
+        return cls(
+            np.concatenate([batch.x.reshape(-1, batch.x.shape[2]) for batch in batches]),
+            np.concatenate([batch.lengths for batch in batches]),
+            np.concatenate([batch.targets.ravel() for batch in batches]),
+            np.concatenate([batch.weights for batch in batches]),
+            np.array(layout, np.int32),
         )
 
 
@@ -232,13 +264,17 @@ def static_lengths(lengths: np.ndarray, *, most: int = 8) -> np.ndarray:
     return np.unique(np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")).astype(np.int64)
 
 
-def ahead(build: Callable[[S], T], plan: Sequence[S]) -> Iterator[T]:
-    """`build(rows)` for each entry of the plan, one ahead of its consumer, in a thread."""
+def ahead(build: Callable[[S], T], plan: Iterable[S]) -> Iterator[T]:
+    """`build(rows)` for each entry of the plan, one ahead of its consumer, in a thread.
+
+    The plan is read one entry ahead too, so what is yet to come of it may depend on what was consumed.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        futures = [pool.submit(build, rows) for rows in plan[:1]]
-        for rows in plan[1:]:
+        futures: list[Future[T]] = []
+        for rows in plan:
             futures.append(pool.submit(build, rows))
-            yield futures.pop(0).result()
+            if len(futures) > 1:
+                yield futures.pop(0).result()
         for future in futures:
             yield future.result()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from components.data.batches import Batch, Plan, SequenceSet, ahead, static_lengths, training_plan
+from components.data.batches import Batch, Packed, Plan, SequenceSet, ahead, static_lengths, training_plan
 from components.errors import CheckpointError, DataError, TrainingDiverged
 from components.metrics import SUMS, Sums, Tally
 from components.networks import models
@@ -23,6 +23,7 @@ from components.networks.crf import Allowed
 from components.served.predictor import batches
 from components.spans import Tagging, find
 from components.training import kernels, optimizers, strategy
+from components.training.calls import Call, Pace
 from components.training.checkpoints import Checkpoints
 from components.training.progress import Progress, is_better, plateau_scale
 from components.training.steps import Steps
@@ -79,7 +80,8 @@ def fit(
         checkpoints: where it is kept.
         rules: which label of a step may follow which; for networks that heed them.
         tagging: what the labels spell, for the scores of spans.
-        should_stop: asked after every step; of several workers about once a second, and any can stop all.
+        should_stop: asked after every call of the graph, which is one step or several; of several workers
+            about once a second, and any can stop all.
 
     Raises:
         DataError: a class weight is given for a label that the rows do not have, or the best epoch is to be
@@ -109,7 +111,7 @@ class _Run:
     ) -> None:
         self.train, self.valid, self.task, self.num_classes = train, valid, task, len(labels)
         self.training, self.checkpoints = training, checkpoints
-        self.model, self.tagging = model, tagging
+        self.model, self.tagging, self.lengths = model, tagging, train.lengths
         self.metric = training.early_stopping.metric
         self._require_spans()
         self.static = static_lengths(np.concatenate([train.lengths, valid.lengths])) if model.unroll else None
@@ -147,6 +149,8 @@ class _Run:
                 loss_scaling=training.precision == "float16",
                 unrolled=model.unroll,
             )
+        one_by_one = model.unroll or training.truncate is not None
+        self.pace = Pace(1 if one_by_one else training.steps_per_call)
         self.votes = Votes(self.steps.workers, should_stop)
         self.resumed = self._resume()
 
@@ -192,7 +196,7 @@ class _Run:
     def _plan(self) -> list[Plan]:
         """The batches of each step of this epoch."""
         plan = training_plan(
-            self.train.lengths,
+            self.lengths,
             batch_size=self.training.batch_size,
             batch_steps=self.training.batch_steps,
             seed=self.training.seed,
@@ -206,27 +210,29 @@ class _Run:
         plan = self._plan()
         if self.training.truncate is None:
             return len(plan)
-        longest = [self.train.lengths[batch[0]].max() for batch in plan]
+        longest = [self.lengths[batch[0]].max() for batch in plan]
         return int(sum(-(-length // self.training.truncate) for length in longest))
 
     def _train_epoch(self) -> Iterator[Progress]:
         self.schedule.scale.assign(self._plateau())
-        plan, lengths = self._plan()[self.at.batch :], self.train.lengths
-        unread: list[tuple[Any, float]] = []
+        unread: list[tuple[Any, list[float]]] = []
         reported = saved = entered = left = time.monotonic()
-        for rows, (parts, masses) in zip(plan, ahead(self._training_batches, plan), strict=True):
+        self.pace.begin()
+        plan = self.pace.groups(self._plan()[self.at.batch :], self._num_bytes)
+        for call in ahead(self._call, plan):
             begun = time.monotonic()
             self.at.waiting_seconds += begun - left
-            unread += zip(self._step(parts), masses, strict=True)
-            self.at.mass += sum(masses) if self.training.truncate else masses[0]
-            if len(unread) >= MAX_UNREAD_LOSSES:
+            unread.append((self._take(call), call.masses))
+            self.pace.count(call.num_batches)
+            if sum(len(masses) for _, masses in unread) >= MAX_UNREAD_LOSSES:
                 self._read(unread)
             now = time.monotonic()
             self.at.step_seconds += now - begun
-            self.at.batch += 1
-            self.at.step += len(parts) if self.training.truncate else 1
-            self.at.num_steps_done += sum(int(lengths[batch].sum()) for batch in rows)
-            stop = self.votes.stop()
+            self.at.mass += call.mass
+            self.at.batch += call.num_batches
+            self.at.step += call.num_updates
+            self.at.num_steps_done += call.num_steps
+            stop = self._vote(call.num_batches)
             checkpoint_due = now - saved >= self.training.checkpoint_seconds
             if stop or checkpoint_due or now - reported >= REPORT_EVERY_SECONDS:
                 self._read(unread)
@@ -238,6 +244,7 @@ class _Run:
                 reported = now
                 if stop:
                     return
+                self.pace.begin()  # what the caller did is not a step's time
             left = time.monotonic()
         self._read(unread)
         self.at.seconds += time.monotonic() - entered
@@ -248,8 +255,37 @@ class _Run:
         how = self.training.plateau
         return plateau_scale(self.at.history, self.metric, patience=how.patience, factor=how.factor)
 
-    def _step(self, parts: list[Batch]) -> list[Any]:
-        return self.steps.train_stretches(parts) if self.training.truncate else self.steps.train(parts)
+    def _take(self, call: Call) -> Any:
+        """Let the steps of a call be computed; the losses of its batches, a list or a tensor."""
+        if isinstance(call.parts, Packed):
+            return self.steps.train_packed(call.parts)
+        take = self.steps.train_stretches if self.training.truncate else self.steps.train
+        return take(call.parts)
+
+    def _vote(self, num_steps: int) -> bool:
+        """Whether to stop; workers agree with this on the size of calls too, which must be alike."""
+        stop = self.votes.stop(num_steps)
+        if self.votes.step_seconds is not None:
+            self.pace.adapt(self.votes.step_seconds)
+        return stop
+
+    def _num_bytes(self, plan: Plan) -> int:
+        """The size of a step's batches."""
+        cells = sum(len(rows) * int(self.lengths[rows].max()) for rows in plan)
+        return cells * self.train.x.shape[1] * self.train.x.itemsize
+
+    def _call(self, plans: list[Plan]) -> Call:
+        """What one call trains on, given the rows of each of its steps."""
+        steps, masses = zip(*map(self._training_batches, plans), strict=True)
+        in_stretches = self.training.truncate is not None
+        return Call(
+            parts=steps[0] if self.pace.most == 1 else Packed.of(steps),
+            masses=[mass for each in masses for mass in each],
+            mass=sum(sum(each) if in_stretches else each[0] for each in masses),
+            num_batches=len(plans),
+            num_updates=len(steps[0]) if in_stretches else len(plans),
+            num_steps=sum(int(self.lengths[rows].sum()) for plan in plans for rows in plan),
+        )
 
     def _training_batches(self, plan: Plan) -> tuple[list[Batch], list[float]]:
         """The batches of one step, weighted as one, or the stretches of a batch; and their masses.
@@ -281,11 +317,15 @@ class _Run:
             return None
         return int(self.static[np.searchsorted(self.static, split.lengths[rows].max())])
 
-    def _read(self, unread: list[tuple[Any, float]]) -> None:
+    def _read(self, unread: list[tuple[Any, list[float]]]) -> None:
         """Wait for the steps under way and add their losses up; NaN ends the run here."""
-        for loss, mass in unread:
-            self.at.loss_sum += float(loss) * mass
+        for losses, masses in unread:
+            found = losses if isinstance(losses, list) else losses.numpy()
+            for loss, mass in zip(found, masses, strict=True):
+                self.at.loss_sum += float(loss) * mass
         unread.clear()
+        if self.steps.workers.count == 1:
+            self.pace.measure()
         if not math.isfinite(self.at.loss_sum):
             raise self._diverged("The training loss")
 

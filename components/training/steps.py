@@ -7,6 +7,8 @@
 `Model.fit` averages the masked loss on each replica and then averages the replicas, which is wrong as
 soon as they hold different numbers of real steps (keras#16285, tensorflow#34491). Here a row's weight
 already holds one over the global mass, so sums are all that is needed.
+
+Letters: B batch, T padded time, F numbers of a step, N batches.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.data.batches import Batch
+from components.data.batches import Batch, Packed
 from components.networks.layers import Noise
 from components.networks.losses import PLAIN, Criterion
 from components.networks.models import Carried
@@ -115,6 +117,15 @@ class Steps:
             for place, batch in enumerate(batches)
         ]
 
+    def train_packed(self, packed: Packed) -> tf.Tensor:
+        """The optimizer steps on these batches, one after another, in one call of a graph.
+
+        Returns the loss of each batch, (N,) float32, left on the device. Not for unrolled networks: what is
+        looped over is one graph for all padded lengths.
+        """
+        graph = self._graph("packed", None)
+        return graph(packed.x, packed.lengths, packed.targets, packed.weights, packed.layout)
+
     def train_stretches(self, stretches: Sequence[Batch]) -> list[tf.Tensor]:
         """An optimizer step on each stretch of the same rows, in their order; returns their losses.
 
@@ -131,7 +142,7 @@ class Steps:
 
     def evaluate(self, batch: Batch) -> Predicted:
         """Labels, their probabilities and the loss per row, without dropout; each worker for itself."""
-        graph = self._graph("evaluate", batch)
+        graph = self._graph("evaluate", self._static_length(batch))
         labels, confidence, losses = graph(batch.x, batch.lengths, batch.targets)
         return Predicted(labels.numpy(), confidence.numpy(), losses.numpy())
 
@@ -145,28 +156,68 @@ class Steps:
         return [graph.get_concrete_function().graph for graph in traced]
 
     def _call(self, name: str, batch: Batch, place: int, *state: Any) -> list[tf.Tensor]:
-        graph = self._graph(name, batch)
+        graph = self._graph(name, self._static_length(batch))
         return graph(batch.x, batch.lengths, batch.targets, batch.weights, np.int32(place), *state)
 
-    def _graph(self, name: str, batch: Batch) -> Callable[..., Any]:
+    def _static_length(self, batch: Batch) -> int | None:
+        return batch.x.shape[1] if self.unrolled else None
+
+    def _graph(self, name: str, length: int | None) -> Callable[..., Any]:
         """The step as a graph: one for all shapes, or one per padded length when unrolled."""
-        length = batch.x.shape[1] if self.unrolled else None
         if (name, length) not in self._graphs:
-            specs = [
-                tf.TensorSpec((None, length, self.network.num_features), tf.float32),
-                tf.TensorSpec((None,), tf.int32),
-                tf.TensorSpec((None, length) if batch.targets.ndim == 2 else (None,), tf.int32),
-                tf.TensorSpec((None,), tf.float32),
-                tf.TensorSpec((), tf.int32),
-            ]
-            if name == "evaluate":
-                specs = specs[:3]
-            elif name == "stretch":
-                specs += [tf.TensorSpec((None, self.network.units), tf.float32)] * self.network.num_states
-            step = self._evaluate if name == "evaluate" else self._add if name == "add" else self._train
+            steps = {"evaluate": self._evaluate, "add": self._add, "packed": self._train_each}
             # No Python here depends on a tensor's value; to look for such places takes long.
-            self._graphs[name, length] = tf.function(step, input_signature=specs, autograph=False)
+            self._graphs[name, length] = tf.function(
+                steps.get(name, self._train), input_signature=self._specs(name, length), autograph=False
+            )
         return self._graphs[name, length]
+
+    def _specs(self, name: str, length: int | None) -> list[tf.TensorSpec]:
+        """What a graph is given."""
+        width = self.network.num_features
+        rows, weights = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float32)
+        if name == "packed":
+            x, layout = tf.TensorSpec((None, width), tf.float32), tf.TensorSpec((None, 4), tf.int32)
+            return [x, rows, rows, weights, layout]
+        x = tf.TensorSpec((None, length, width), tf.float32)
+        targets = tf.TensorSpec((None, length), tf.int32) if self.network.per_step else rows
+        if name == "evaluate":
+            return [x, rows, targets]
+        state = [tf.TensorSpec((None, self.network.units), tf.float32)] if name == "stretch" else []
+        place = tf.TensorSpec((), tf.int32)
+        return [x, rows, targets, weights, place, *state * self.network.num_states]
+
+    def _train_each(
+        self, x: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, layout: tf.Tensor
+    ) -> tf.Tensor:
+        """Cut each batch out again and train on it; the losses, (N,)."""
+
+        def body(n: tf.Tensor, row: tf.Tensor, cell: tf.Tensor, losses: Any) -> tuple[Any, ...]:
+            num_rows, length, place, is_last = tf.unstack(layout[n])
+            next_row, next_cell = row + num_rows, cell + num_rows * length
+            rows, cells = slice(row, next_row), slice(cell, next_cell)
+            batch = (
+                tf.reshape(x[cells], [num_rows, length, x.shape[1]]),
+                lengths[rows],
+                tf.reshape(targets[cells], [num_rows, length]) if self.network.per_step else targets[rows],
+                weights[rows],
+                place,
+            )
+            return n + 1, next_row, next_cell, losses.write(n, self._train_or_add(is_last, *batch))
+
+        count, zero = tf.shape(layout)[0], tf.constant(0)
+        losses = tf.TensorArray(tf.float32, count, element_shape=[])
+        # One step reads what the one before it wrote.
+        *_, losses = tf.while_loop(
+            lambda n, *_: n < count, body, (zero, zero, zero, losses), parallel_iterations=1
+        )
+        return losses.stack()
+
+    def _train_or_add(self, is_last: tf.Tensor, *batch: tf.Tensor) -> tf.Tensor:
+        """The loss of a batch, which ends its step or is one of those before."""
+        if not self.sums:
+            return self._train(*batch)[0]
+        return tf.cond(is_last > 0, lambda: self._train(*batch)[0], lambda: self._add(*batch)[0])
 
     def _train(self, *batch: tf.Tensor) -> list[tf.Tensor]:
         """Compute the gradient of the last batch of a step, add those before, and move the weights.

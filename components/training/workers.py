@@ -53,21 +53,26 @@ class Workers:
 
 
 class Votes:
-    """Asked after every step: whether to stop. The answer is the same on all workers."""
+    """Asked after every call of steps: whether to stop. The answer is the same on all workers.
+
+    `step_seconds` is what a step took the slowest of them when they last voted: known to all, and so a ground
+    for what all must do alike.
+    """
 
     def __init__(self, workers: Workers, wanted: Callable[[], bool]) -> None:
         self.workers, self.wanted = workers, wanted
         self.every, self.steps, self.since = 1, 0, time.monotonic()
+        self.step_seconds: float | None = None
 
-    def stop(self) -> bool:
-        """Whether any worker wanted to stop when all were last asked."""
+    def stop(self, num_steps: int = 1) -> bool:
+        """Whether any worker wanted to stop when all were last asked; so many steps came since."""
         if self.workers.count == 1:
             return self.wanted()
-        self.steps += 1
+        self.steps += num_steps
         if self.steps < self.every:
             return False
         votes = self.workers.gathered(np.array([self.wanted(), time.monotonic() - self.since]))
-        per_step = votes[:, 1].max() / self.steps
-        self.every = int(np.clip(SECONDS_BETWEEN / max(per_step, 1e-6), 1, MAX_STEPS_BETWEEN))
+        self.step_seconds = float(votes[:, 1].max() / self.steps)
+        self.every = int(np.clip(SECONDS_BETWEEN / max(self.step_seconds, 1e-6), 1, MAX_STEPS_BETWEEN))
         self.steps, self.since = 0, time.monotonic()
         return bool(votes[:, 0].any())

@@ -176,10 +176,15 @@ def probe(uri: str) -> None:
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        raise TrackerError(
-            f"MLflow does not answer at {redact(uri)}: {error.strerror or error}.",
-            hint="Is the server up? Another one can be named with --tracking-uri.",
-        ) from error
+        raise no_answer(uri, error) from error
+
+
+def no_answer(uri: str, why: BaseException) -> TrackerError:
+    """The error of an MLflow that cannot be reached, or that answers with nothing of use."""
+    return TrackerError(
+        f"MLflow does not answer at {redact(uri)}: {getattr(why, 'strerror', None) or redact(str(why))}.",
+        hint="Is the server up? Another one can be named with --tracking-uri.",
+    )
 
 
 def _probe_file(path: Path) -> None:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -329,6 +330,8 @@ class Cluster:
         elif has_token():
             # Ray shows a token to another cluster only when told to before its import (2.60).
             os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Three tries of 5, 10 and 15 s by default, also read at the import.
+        os.environ.setdefault("RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S", "5")
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -372,6 +375,7 @@ class Cluster:
             # Ray's own connection attempt to a dead address waits for minutes; this one can be ended.
             _probe(address)
         modules = [str(package_folder(name)) for name in PACKAGES]
+        warnings.filterwarnings("ignore", message="Ray Client connection timed out")  # it is raised, too
         try:
             ray.init(
                 address=address,

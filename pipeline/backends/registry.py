@@ -29,6 +29,7 @@ from pipeline.backends.tracking import Store
 RUN_TAG, DIGEST_TAG, MODEL_TAG = "recurra.run_id", "recurra.bundle_digest", "recurra.mlflow_model_id"
 ENTRY_TAG = "recurra.entry_digests"
 COMMAND_SECONDS = 10.0
+_RUN_MAKES_ONE = "`recurra run` registers one."
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<number>\d+)|@(?P<alias>[\w-]+))")
 
 
@@ -166,10 +167,13 @@ class Registry:
             )
         versions = self.versions(name)
         if not versions:
-            near = nearest(name, self.names())
+            names = self.names()
+            if name in names:
+                raise ModelError(f"The registered model {name!r} has no versions.", hint=_RUN_MAKES_ONE)
+            near = nearest(name, names)
             raise ModelError(
                 f"There is no registered model {name!r}.",
-                hint=f"Did you mean {near!r}?" if near else "`recurra run` registers one.",
+                hint=f"Did you mean {near!r}?" if near else _RUN_MAKES_ONE,
             )
         return versions
 

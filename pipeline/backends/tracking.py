@@ -21,24 +21,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from components.errors import DataError, TrackerError
+from components.errors import DataError, PlaceError, TrackerError
 from conf.load import resolved
 from conf.schema import Settings
-from pipeline.backends.addresses import probe, redact, scheme_of, sqlite_path
+from pipeline.backends.addresses import no_answer, probe, redact, scheme_of, sqlite_path
 from pipeline.backends.deliveries import Delivery, NotThere, Refused
 from pipeline.backends.proofs import Proof, start_proof
 from pipeline.backends.recorders import Recorder, status_of
 from pipeline.backends.spool import Deliver, Sender, Spool, last_entry, sent_so_far
-from pipeline.backends.workspace import nearest_existing
+from pipeline.backends.workspace import check_place
 
 # Read by MLflow when it is imported, or at each request.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # seven by default, which block for four minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "PGCONNECT_TIMEOUT": "10",  # over two minutes by default where something listens and says nothing
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its log holds tracebacks of errors that are dealt with here
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",  # runs `pip install --dry-run` without a time limit
@@ -53,6 +54,7 @@ SCHEMA_SECONDS = 120.0
 SCHEMA_LOCK = 0x7265637572726100  # "recurra": an advisory lock is a number that nobody else uses
 CLOSE_SECONDS = 30.0
 SPOOL = "tracking.jsonl"
+SQLITE_OPTION = "--tracking-uri sqlite:///PATH"
 
 T = TypeVar("T")
 
@@ -78,7 +80,8 @@ class Store:
         folder = self._database.parent if self._database else beside
         if scheme_of(uri) in ("http", "https"):
             folder = None
-        self.artifacts = artifacts or (folder and (folder / "mlartifacts").as_uri())
+        beside_it = None if folder is None else (folder / "mlartifacts").as_uri()
+        self.artifacts = beside_it if artifacts is None else artifacts
         self._client: Any = None
         self._opening = threading.Lock()
 
@@ -217,11 +220,23 @@ class Store:
                 kind = NotThere
             elif error.get_http_status_code() in (400, 409, 422):
                 kind = Refused
-            raise kind(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
+            raise self._told(error, kind) from error
         except (OSError, SQLAlchemyError) as error:
-            raise TrackerError(f"MLflow at {redact(self.uri)}: {_first_line(error)}") from error
+            raise self._told(error, TrackerError) from error
         except _store_errors() as error:
             raise TrackerError(f"The store of MLflow's files: {_first_line(error)}") from error
+
+    def _told(self, error: Exception, kind: type[TrackerError]) -> TrackerError:
+        said = _first_line(error)
+        if self._database is not None and "database is locked" in said:
+            return TrackerError(
+                f"MLflow's database {self._database} is locked by another process.",
+                hint="Once that process is done with it, the same command goes on. It may be one that was "
+                "stopped in the middle (`fuser FILE` names it).",
+            )
+        if scheme_of(self.uri) in ("http", "https") and isinstance(error.__context__, OSError):
+            return no_answer(self.uri, _innermost(error))
+        return kind(f"MLflow at {redact(self.uri)}: {said}")
 
 
 class Folder(Protocol):
@@ -432,21 +447,41 @@ def send_rest(
         ).close(timeout)
 
 
-def check(uri: str) -> None:
+def check(uri: str, *, artifacts: str | None = None) -> None:
     """Open MLflow once; a SQLite database that is not there yet only needs a folder that can be written.
 
     Raises:
+        PlaceError: what it keeps on this machine cannot be written.
         TrackerError: it cannot be reached or used.
     """
+    check_places(uri, artifacts=artifacts)
     store = Store(uri)
     if not store.is_empty:
         store.call(lambda client: None)
-        return
+
+
+def check_places(uri: str, *, artifacts: str | None = None) -> None:
+    """Make sure, without opening MLflow, that what it keeps on this machine can be written.
+
+    Args:
+        uri: the MLflow.
+        artifacts: the URI below which files go when it is a database; None for beside a SQLite file.
+
+    Raises:
+        PlaceError: the database, or the folder of the files, cannot be written.
+    """
     database = sqlite_path(uri)
-    assert database is not None
-    existing = nearest_existing(database.parent)
-    if not os.access(existing, os.W_OK):
-        raise TrackerError(f"{existing} cannot be written, so there can be no database in it.")
+    if database is not None:
+        # The folder too: locks and journals lie beside the database.
+        check_place(database.parent, of="MLflow's database", option=SQLITE_OPTION)
+        if database.exists() and not os.access(database, os.W_OK):
+            raise PlaceError(
+                f"MLflow's database {database} cannot be written.",
+                hint=f"Choose another one with {SQLITE_OPTION}.",
+            )
+    files = Store(uri, artifacts=artifacts).artifacts
+    if files is not None and scheme_of(files) == "file":
+        check_place(Path(unquote(urlsplit(files).path)), of="Files of models", option="--artifacts")
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
@@ -472,6 +507,13 @@ def _origin(folder: Folder) -> dict[str, str]:
 
 def _target(uri: str) -> str:
     return hashlib.sha256(uri.encode()).hexdigest()
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What an error came from, below all that it was wrapped in."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from components.data.readers.paths import File
-from components.errors import BusyError, ModelError, StorageError
+from components.errors import BusyError, ModelError, PlaceError, StorageError
 from pipeline.backends import mirrors
 from pipeline.backends.addresses import redact, store_url
 
@@ -296,13 +296,41 @@ def check_storage(storage: Path) -> None:
     """Make sure that runs can be kept there.
 
     Raises:
-        StorageError: it cannot be written.
+        PlaceError: it cannot be written.
+        StorageError: its object store cannot be.
     """
-    existing = nearest_existing(storage)
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise StorageError(f"{existing} cannot be written.", hint="Choose another place with --storage.")
+    check_runs(storage)
     if (mirror := mirrors.of(storage)) is not None:
         mirror.check()
+
+
+def check_runs(storage: Path) -> None:
+    """Make sure that this machine can keep runs there; an object store behind it is not asked.
+
+    Raises:
+        PlaceError: it cannot.
+    """
+    check_place(storage, of="Runs", option="--storage")
+
+
+def check_place(folder: Path, *, of: str, option: str) -> None:
+    """Make sure that files can be kept in a folder, which need not be there yet.
+
+    Args:
+        folder: the place.
+        of: what is to be kept there, as the beginning of a sentence.
+        option: what names another place.
+
+    Raises:
+        PlaceError: they cannot.
+    """
+    folder = folder.absolute()
+    existing = nearest_existing(folder)
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise PlaceError(
+            f"{of} cannot be kept in {folder}: {existing} cannot be written.",
+            hint=f"Choose another place with {option}.",
+        )
 
 
 def run_bundle(place: str) -> tuple[Path, str]:
@@ -401,7 +429,8 @@ def file_digests(files: Sequence[File], *, cache: Path) -> dict[str, str]:
     """SHA-256 of each file's content by path; unchanged files (size, time) are read once only.
 
     Raises:
-        StorageError: the cache cannot be written.
+        PlaceError: the cache has no place that can be written.
+        StorageError: it cannot be written all the same.
     """
     try:
         known = json.loads(cache.read_text("utf8"))
@@ -415,6 +444,7 @@ def file_digests(files: Sequence[File], *, cache: Path) -> dict[str, str]:
             entry = [mark, file.digest()]
         seen[file.shown] = entry
     if any(known.get(path) != entry for path, entry in seen.items()):
+        check_runs(cache.parent)
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_json(cache, {**known, **seen})

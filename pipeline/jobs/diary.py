@@ -29,6 +29,7 @@ PENDING, RUNNING, DONE, FAILED, SKIPPED = "pending", "running", "done", "failed"
 BACKENDS = ("sqlite", "postgresql", "mysql", "mssql")
 LEASE_SECONDS = 60.0
 BUSY_SECONDS = 30.0
+CONNECT_SECONDS = 10
 TABLES_LOCK = 0x7265637572726101  # "recurra": an advisory lock is a number that nobody else uses
 
 
@@ -135,7 +136,7 @@ class Diary:
         _check_uri(uri)
         if (path := sqlite_path(uri)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        connect = {"timeout": BUSY_SECONDS} if path is not None else {}
+        connect = {"connect_timeout": CONNECT_SECONDS} if path is None else {"timeout": BUSY_SECONDS}
         with self._errors_as_ours():
             self._engine = sa.create_engine(uri, connect_args=connect, pool_pre_ping=True)
             self._meta, self._schedules, self._slots, self._leases = _tables()

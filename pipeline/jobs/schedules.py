@@ -12,6 +12,7 @@ from components.errors import ModelError
 from components.lookup import nearest
 from pipeline.backends.addresses import redact, sqlite_path
 from pipeline.backends.signals import Signals
+from pipeline.backends.workspace import check_place, check_runs
 from pipeline.console import Console
 from pipeline.jobs.diary import PENDING, RUNNING, Diary, Schedule, Slot
 from pipeline.jobs.processes import FOLDER, Processes
@@ -29,6 +30,7 @@ def open_diary(state: str | None, storage: Path, *, to_write: bool = False) -> D
         to_write: makes it where it is not there yet.
 
     Raises:
+        PlaceError: it is to be made where nothing can be written.
         StorageError: it cannot be opened.
         ModelError: it is not there.
     """
@@ -39,6 +41,9 @@ def open_diary(state: str | None, storage: Path, *, to_write: bool = False) -> D
             f"There are no schedules: {path} is not there yet.",
             hint="`recurra schedule CONF --cron ...` makes one; or name another database with --state.",
         )
+    if path is not None and to_write:
+        option = "--storage" if state is None else "--state sqlite:///PATH"
+        check_place(path.parent, of="Schedules", option=option)
     return Diary(uri)
 
 
@@ -59,10 +64,12 @@ def lead(
 
     Raises:
         SettingsError: the expression or the zone is none.
+        PlaceError: the schedules, or the runs, have no place that can be written.
         BusyError: another process leads it.
         RecurraError: the signal that ended it.
     """
     (first,) = Timetable.of(cron, zone).explain(datetime.now(UTC), count=1)
+    check_runs(storage)
     diary = open_diary(state, storage, to_write=True)
     lease = diary.lease(name, now=datetime.now(UTC).timestamp())
     schedule = plan_of(name, cron=cron, zone=zone, command=tuple(command), rules=rules, diary=diary)

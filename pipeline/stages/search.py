@@ -398,31 +398,21 @@ def train_trial(
     """
     from components.training import strategy
 
-    if copies and shared is not None and not shared.is_here:
-        raise ClusterError(
-            f"tune.scheduler is pbt, whose trials take over weights, and {socket.gethostname()} does not see"
-            f" {folder.path}.",
-            hint="Name a --storage that all machines see, or another scheduler.",
-        )
+    if copies:
+        _require_states(shared)
     strategy.limit_threads(num_threads)
     strategy.settle()
     own = trial_settings(settings, point, seed)
-    metric = own.train.early_stopping.metric
     places = (trial_folder(folder, number), data_of(folder, settings, own), folder.stop)
     try:
         with staging.at_hand(shared, *places) as ((checkpoints, data, stop), push):
             if restored is not None:
-                with restored.as_directory() as source:
-                    shutil.rmtree(checkpoints, ignore_errors=True)
-                    shutil.copytree(source, checkpoints)
+                _take_up(restored, checkpoints)
             done = _reported(checkpoints)
+            # States that go from trial to trial belong to them all.
+            own_key = fingerprint([key, None if copies else point, seed])
             for progress in train_on_worker(
-                settings=own,
-                data=data,
-                checkpoints=checkpoints,
-                # States that go from trial to trial belong to them all.
-                key=fingerprint([key, None if copies else point, seed]),
-                stop=stop,
+                settings=own, data=data, checkpoints=checkpoints, key=own_key, stop=stop
             ):
                 push()
                 if progress.kind == "stopped":
@@ -435,8 +425,7 @@ def train_trial(
                     push()
                     report(
                         entry["epoch"],
-                        # Who goes on from whose weights depends on what these weights are worth.
-                        entry["valid"][metric] if copies else _best_so_far(progress, entry, metric),
+                        _score(progress, entry, own.train.early_stopping.metric, copies=copies),
                         entry=entry,
                         history=list(progress.history) if copies else None,
                         last=_is_last(progress, entry, own),
@@ -444,6 +433,16 @@ def train_trial(
                     )
     finally:
         strategy.forget()
+
+
+def _require_states(shared: Shared | None) -> None:
+    """Nothing where this machine sees the folder in which Ray Tune keeps what trials take over."""
+    if shared is not None and not shared.is_here:
+        raise ClusterError(
+            f"tune.scheduler is pbt, whose trials take over weights, and {socket.gethostname()} does not see"
+            f" {shared.folder}.",
+            hint="Name a --storage that all machines see, or another scheduler.",
+        )
 
 
 def trial_settings(settings: Settings, point: Mapping[str, Any], seed: int | None) -> Settings:
@@ -498,8 +497,13 @@ def _nested(number: int) -> str:
     return f"trial {number}"
 
 
-def _best_so_far(progress: Progress, entry: Mapping[str, Any], metric: str) -> float:
-    """What a scheduler compares: trials are judged by their best epoch, not by their last."""
+def _score(progress: Progress, entry: Mapping[str, Any], metric: str, *, copies: bool) -> float:
+    """What a scheduler compares: trials are judged by their best epoch, not by their last.
+
+    With `copies` by the last: who goes on from whose weights depends on what these weights are worth.
+    """
+    if copies:
+        return float(entry["valid"][metric])
     best: float | None = None
     for each in progress.history[: entry["epoch"]]:
         value = each["valid"][metric]
@@ -527,6 +531,13 @@ def _reported(checkpoints: Path) -> int:
 
 def _write_reported(checkpoints: Path, epoch: int) -> None:
     (checkpoints / REPORTED).write_text(str(epoch), "utf8")
+
+
+def _take_up(state: Any, checkpoints: Path) -> None:
+    """Go on from what another trial left."""
+    with state.as_directory() as source:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.copytree(source, checkpoints)
 
 
 def _state(checkpoints: Path) -> Any:

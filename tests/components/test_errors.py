@@ -32,6 +32,7 @@ def test_exit_codes_are_those_promised() -> None:
         "ClusterError": 3,
         "TrackerError": 3,
         "StorageError": 3,
+        "PlaceError": 2,
         "CheckpointError": 3,
         "BusyError": 3,
         "GateRefused": 4,

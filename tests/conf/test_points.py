@@ -133,7 +133,8 @@ def test_a_key_that_leads_to_no_setting_is_named_with_the_nearest(key: str, mess
             "has no effect on training",
         ),
         (
-            "train.devices train.nodes train.checkpoint_seconds train.keep_checkpoints train.hang_seconds",
+            "train.devices train.nodes train.checkpoint_seconds train.keep_checkpoints train.hang_seconds "
+            "train.steps_per_call",
             "changes how fast a trial is, not what it learns",
         ),
         ("train.early_stopping.metric", "is what trials are judged by; set tune.metric"),

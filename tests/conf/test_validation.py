@@ -266,6 +266,24 @@ def test_stretches_are_for_labellers_and_steps_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "train", "message"),
+    [
+        ({"unroll": True}, {}, "model.unroll has a graph for each padded length, and a call runs one graph"),
+        ({}, {"truncate": 50}, "with truncate each stretch is a call of its own"),
+    ],
+)
+def test_several_steps_per_call_need_one_graph_for_all(
+    model: dict[str, Any], train: dict[str, Any], message: str
+) -> None:
+    for asked, wrong in (({}, False), ({"steps_per_call": 1}, False), ({"steps_per_call": 4}, True)):
+        mistakes = Mistakes()
+        settings = {**GOOD, "model": model, "train": {**train, **asked}}
+        assert (validate(entry(settings), mistakes) is None) == wrong
+        found = {problem.key: problem.message for problem in mistakes.problems()}
+        assert found == ({"train.steps_per_call": message} if wrong else {})
+
+
+@pytest.mark.parametrize(
     ("train", "message"),
     [
         ({"class_weights": "balanced"}, "a CRF has no loss of single steps to weigh"),

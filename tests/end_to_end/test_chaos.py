@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.backends.tracking import PATIENCE_SECONDS
 from tests.end_to_end.conftest import Place, furnish
 from tests.end_to_end.test_interruptions import LONG, assert_gone, assert_same_training, wait_for_checkpoint
 from tests.pipeline.backends.test_cluster import descendants
@@ -203,6 +204,18 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def wait_until_healthy(url: str) -> None:
+    """Wait until an MLflow server answers."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Faulty]:
     """A real MLflow server behind a proxy that a test can make fail."""
@@ -212,14 +225,7 @@ def proxy(tmp_path: Path) -> Iterator[Faulty]:
     faulty = Faulty(port)
     threading.Thread(target=faulty.serve_forever, daemon=True).start()
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"{faulty.url}/health", timeout=5).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
+        wait_until_healthy(faulty.url)
         yield faulty
     finally:
         faulty.shutdown()
@@ -254,6 +260,55 @@ def test_a_server_that_fails_in_mid_training_and_is_slow_gets_everything_once(
         (entry["epoch"], pytest.approx(entry["valid"]["loss"])) for entry in history
     ]
     assert [each.version for each in client.search_model_versions("name = 'words'")] == ["1"]
+
+
+@contextmanager
+def serving(port: int, folder: Path) -> Iterator[str]:
+    """The URL of a real MLflow server, which is killed where the block ends."""
+    server, url = mlflow_server(port, folder), f"http://127.0.0.1:{port}"
+    try:
+        wait_until_healthy(url)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.fault("MLflow away, failing or slow")
+def test_a_server_gone_when_registration_comes_is_waited_for_and_later_needs_no_training(
+    place: Place, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    port, folder = free_port(), tmp_path / "server"
+    folder.mkdir()
+    with serving(port, folder) as url:
+        command = ("run", "words.yaml", *LONG, "--tracking-uri", url)
+        process = place.start(*command)
+        wait_for_checkpoint(place, process)
+    begun = time.monotonic()
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 3, err
+    assert "Traceback" not in err
+    assert f"MLflow does not answer at {url}" in err
+    assert time.monotonic() - begun > PATIENCE_SECONDS
+    (run,) = place.runs()
+    trained = (run / "checkpoints/history.json").read_text("utf8")
+    with serving(port, folder):
+        outcome = place.json(*command)
+        client = MlflowClient(url)
+        versions = client.search_model_versions("name = 'words'")
+        experiment = client.get_experiment_by_name("words").experiment_id
+        runs = {each.data.tags["recurra.stage"]: each for each in client.search_runs([experiment])}
+        logged = client.get_metric_history(runs["train"].info.run_id, "valid_loss")
+    assert outcome["run_dir"] == str(run)
+    assert [(stage["name"], stage["status"]) for stage in outcome["stages"]] == [
+        ("prepare", "reused"), ("train", "reused"), ("evaluate", "reused"), ("register", "ran")
+    ]  # fmt: skip
+    assert (run / "checkpoints/history.json").read_text("utf8") == trained
+    assert len(logged) == len(json.loads(trained))
+    assert [(each.version, each.run_id) for each in versions] == [("1", runs[""].info.run_id)]
+    assert {each.info.status for each in runs.values()} == {"FINISHED"}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import pytest
 
 from tests.end_to_end.conftest import Place, furnish
 from tests.end_to_end.test_cluster import RAY, free_port
+from tests.end_to_end.test_interruptions import assert_gone
 from tests.pipeline.backends.test_cluster import descendants
 
 CANARY = "S3CR3T-xyz"
@@ -123,6 +124,18 @@ def command_lines(part: str) -> list[list[str]]:
     return found
 
 
+def job_processes() -> set[int]:
+    """What runs for a job below the heads of these tests: its command, and the process that trains."""
+    found = set()
+    for pid in descendants(os.getpid()):
+        with suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if line.startswith(b"ray::_Host") or b"\0pipeline\0" in line:
+                found.add(pid)
+    assert len(found) >= 2
+    return found
+
+
 def test_a_job_is_followed_to_its_end_and_is_not_run_twice(
     place: Place,
     there: tuple[str, str],
@@ -186,9 +199,17 @@ def test_a_job_outlives_who_follows_it_and_checkpoints_when_it_is_stopped(
     (job,) = [each for each in jobs(place, there) if each["status"] == "RUNNING"]
     assert AWKWARD in [words[words.index("--override") + 1] for words in command_lines(AWKWARD)]
 
+    # The same submission attaches to it, and leaves it as it is.
+    before = job_processes()
+    second = place.json(*submission, "--no-follow")
+    assert (second["id"], second["attached"], second["status"]) == (job["id"], True, "RUNNING")
+    assert job_processes() == before
+    assert len(place.runs()) == 1
+
     ended = place.json("stop", job["id"], *there)
     assert (ended["status"], ended["exit_code"]) == ("STOPPED", 143)
     assert command_lines(AWKWARD) == []
+    assert_gone(before)
     assert "The run is checkpointed." in place.run("logs", job["id"], *there).stdout
     (run,) = place.runs()
     reached = max(int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*"))

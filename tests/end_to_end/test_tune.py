@@ -99,6 +99,13 @@ def test_there_is_one_parent_run_with_a_child_for_each_trial(searched: tuple[Pla
     assert [name for name in children if name.startswith("trial")] == [f"trial {n}" for n in range(5)]
     with sqlite3.connect(place.path / "mlflow.db") as database:
         assert {status for (status,) in database.execute("select status from runs")} == {"FINISHED"}
+        of_versions = database.execute(
+            "select runs.name from model_versions join runs on model_versions.run_id = runs.run_uuid"
+        )
+        makers = [name for (name,) in of_versions]
+    # Neither a trial nor a seed makes a version of its own (B29).
+    assert makers.count(outcome["run_id"]) == 1
+    assert set(makers) <= set(nested(place)[""])
 
 
 def test_nothing_is_done_twice(searched: tuple[Place, dict[str, Any]]) -> None:

@@ -195,7 +195,8 @@ def test_a_changed_setting_runs_its_stage_and_what_follows(
 
 
 @pytest.mark.parametrize(
-    "section", [{"checkpoint_seconds": 7}, {"keep_checkpoints": 5}, {"hang_seconds": 60}]
+    "section",
+    [{"checkpoint_seconds": 7}, {"keep_checkpoints": 5}, {"hang_seconds": 60}, {"steps_per_call": 8}],
 )
 def test_settings_that_change_no_result_run_nothing(
     tmp_path: Path, settings: Settings, section: dict[str, Any]

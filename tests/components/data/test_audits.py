@@ -228,3 +228,16 @@ def test_a_weight_of_a_label_that_no_row_has_is_named(make_settings, make_scans)
     assert [str(problem) for problem in caught.value.problems] == [
         "column label: train.class_weights names 'noun', which no row has; did you mean 'NOUN'?"
     ]
+
+
+def test_a_weight_of_a_label_that_only_dropped_rows_have_is_named(make_settings, make_scans):  # B35
+    settings = make_settings("labelling", on_bad_row="drop")
+    weights = {"class_weights": {"rare": 2.0, "O": 0.5}}
+    weighed = Settings.model_validate({**settings.model_dump(by_alias=True), "train": weights})
+    labels = [["NOUN", "O"]] * 12
+    labels[1] = ["rare", "O"]  # of fold 1, which validates
+    with pytest.raises(DataError) as caught:
+        audit(make_scans(weighed, table(label=labels)), layout=Layout.of(weighed), settings=weighed)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "column label: train.class_weights names 'rare', which no training row has"
+    ]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.data import batches as module
-from components.data.batches import SequenceSet, ahead, static_lengths, tables, training_plan
+from components.data.batches import Packed, SequenceSet, ahead, static_lengths, tables, training_plan
 from components.served.encoding import Encoding, Slot
 from components.served.numbers import NumericEncoding
 from components.served.symbols import CategoryEncoding, TokenEncoding
@@ -67,6 +67,29 @@ def test_the_parts_of_a_batch_are_those_of_the_whole(per_step: bool) -> None:
             expected = getattr(whole, name)[index : index + 1]
             np.testing.assert_array_equal(getattr(built, name), expected)
             np.testing.assert_array_equal(getattr(whole.part(index, 4), name), expected)
+
+
+@pytest.mark.parametrize("per_step", [True, False])
+def test_packed_batches_stand_end_to_end_without_padding_between_them(per_step: bool) -> None:
+    data = make(per_step)
+    batches = [
+        data.batch(np.array(rows), weights=np.array(rows, float), multiple_of=2)
+        for rows in ([0, 2, 1], [6, 1], [4])
+    ]
+    packed = Packed.of([batches[:2], batches[2:]])
+    # B, T, place in the step, whether it ends the step
+    assert packed.layout.tolist() == [[4, 5, 0, 0], [2, 1, 1, 1], [2, 4, 0, 1]]
+    cells = np.cumsum([0, 20, 2, 8])
+    rows = np.cumsum([0, 4, 2, 2])
+    assert (len(packed.x), len(packed.lengths)) == (30, 8)
+    of_targets = cells if per_step else rows
+    for n, batch in enumerate(batches):
+        np.testing.assert_array_equal(packed.x[cells[n] : cells[n + 1]].reshape(batch.x.shape), batch.x)
+        found = packed.targets[of_targets[n] : of_targets[n + 1]].reshape(batch.targets.shape)
+        np.testing.assert_array_equal(found, batch.targets)
+        for name in ("lengths", "weights"):
+            np.testing.assert_array_equal(getattr(packed, name)[rows[n] : rows[n + 1]], getattr(batch, name))
+    assert (packed.x.dtype, packed.targets.dtype, packed.layout.dtype) == (np.float32, np.int32, np.int32)
 
 
 def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
@@ -140,6 +163,18 @@ def test_batches_are_built_ahead_in_order_and_their_errors_come_out() -> None:
     consumer: Iterator[int] = ahead(build, plan)
     with pytest.raises(ValueError, match="broken"):
         list(consumer)
+
+
+def test_a_plan_is_read_one_entry_ahead() -> None:
+    read: list[int] = []
+
+    def plan() -> Iterator[int]:
+        for entry in range(5):
+            read.append(entry)
+            yield entry
+
+    for built in ahead(lambda entry: entry, plan()):
+        assert read == list(range(min(built + 2, 5)))
 
 
 @pytest.mark.parametrize("task", ["labelling", "classification"])

@@ -21,6 +21,7 @@ CPU, GPU = Devices("CPU", ("CPU:0",)), Devices("GPU", ("GPU:0",))
 REASONS = [
     ({}, {}, None),
     ({"cell": "lstm"}, {}, None),
+    ({}, {"steps_per_call": 1}, None),
     ({"bidirectional": True, "layers": 2}, {"precision": "float16"}, None),
     ({"dropout": {"input": 0.5, "output": 0.5}}, {}, None),
     ({"cell": "rnn"}, {}, "model.cell is rnn"),
@@ -105,7 +106,9 @@ def graphs_of_a_run(
         checkpoints=Checkpoints(folder, "key"),
     ).gi_frame.f_locals["self"]  # type: ignore[attr-defined]
     parts, _ = run._training_batches(run._plan()[0])
-    run.steps._graph("stretch" if training.truncate else "train", parts[0])
+    length = parts[0].x.shape[1] if model.unroll else None
+    name = "packed" if run.pace.most > 1 else "stretch" if training.truncate else "train"
+    run.steps._graph(name, length)
     return list(run.steps.training_graphs())
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def start(
         "learning_rate": 0.05,
         "schedule": "cosine",
         "devices": "cpu:1",
+        "steps_per_call": 1,
         **training,
     }
     return fit(
@@ -134,6 +136,38 @@ def test_going_on_equals_never_stopping_with_everything_that_carries_state(
     stop_at = steps // 2 + 1
     list(start(make_set, tmp_path / "b", should_stop=lambda: next(asked) == stop_at, **training))
     assert_same(outcome(tmp_path / "b", list(start(make_set, tmp_path / "b", **training))), expected)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [{}, {"accumulate": 2, "ema": 0.9, "class_weights": "balanced"}],
+    ids=["plain", "average"],
+)
+def test_several_steps_per_call_change_nothing_and_are_gone_on_from(
+    make_set: MakeSet, tmp_path: Path, training: dict[str, Any]
+) -> None:
+    training = {"batch_size": 1, "epochs": 4, **training}
+    expected = outcome(tmp_path / "a", list(start(make_set, tmp_path / "a", **training)))
+    num_steps = expected[1][-1]["step"]
+
+    def in_calls(name: str, *, stop_at: int = 0) -> tuple[list[Progress], int]:
+        """What happens, and how many calls there are."""
+        asked = count(1)
+        happened = start(
+            make_set,
+            tmp_path / name,
+            should_stop=lambda: next(asked) == stop_at,
+            **{"steps_per_call": 4, **training},
+        )
+        return list(happened), next(asked) - 1
+
+    progress, num_calls = in_calls("b")
+    assert num_calls < num_steps
+    assert_same(outcome(tmp_path / "b", progress), expected)
+    progress, _ = in_calls("c", stop_at=num_steps // 4 + 1)
+    assert progress[-1].kind == "stopped"
+    progress, _ = in_calls("c")
+    assert_same(outcome(tmp_path / "c", progress), expected)
 
 
 def test_a_loop_that_just_ends_in_mid_epoch_goes_on_from_its_last_checkpoint(

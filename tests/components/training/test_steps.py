@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.data.batches import SequenceSet, training_plan
+from components.data.batches import Batch, Packed, SequenceSet, training_plan
 from components.networks import embeddings, models
 from components.training import optimizers, strategy
 from components.training.loop import evaluate
@@ -72,28 +72,40 @@ def make_steps(
     return steps
 
 
-def step(steps: Steps, data: SequenceSet, parts: list[np.ndarray], **training: Any) -> float:
-    """One optimizer step on these rows; its loss."""
+def batches_of(
+    steps: Steps, data: SequenceSet, parts: list[np.ndarray], pad_to: int | None, **training: Any
+) -> list[Batch]:
+    """The batches of one optimizer step on these rows."""
     weighing = Weighing.of(data, TrainSettings(**training), TAGS)
     mass = sum(weighing.masses[rows].sum() for rows in parts)
-    batches = [
+    return [
         data.batch(
             rows,
             weights=weighing.factors[rows] / mass,
             multiple_of=steps.num_replicas,
-            pad_to=max(8, int(data.lengths.max())),
+            pad_to=pad_to,
             share=steps.workers.share,
         )
         for rows in parts
     ]
+
+
+def step(steps: Steps, data: SequenceSet, parts: list[np.ndarray], **training: Any) -> float:
+    """One optimizer step on these rows; its loss."""
+    batches = batches_of(steps, data, parts, max(8, int(data.lengths.max())), **training)
     return sum(map(float, steps.train(batches)))
+
+
+def plan_of(data: SequenceSet, batch_size: int, **training: Any) -> list[list[np.ndarray]]:
+    """The rows of each batch of each step of an epoch."""
+    plan = training_plan(data.lengths, batch_size=batch_size, seed=0, epoch=0)
+    each = training.get("accumulate", 1)
+    return [plan[at : at + each] for at in range(0, len(plan), each)]
 
 
 def train(steps: Steps, data: SequenceSet, *, batch_size: int = 8, **training: Any) -> list[float]:
     """One epoch; the loss of each step."""
-    plan = training_plan(data.lengths, batch_size=batch_size, seed=0, epoch=0)
-    each = training.get("accumulate", 1)
-    return [step(steps, data, plan[at : at + each], **training) for at in range(0, len(plan), each)]
+    return [step(steps, data, parts, **training) for parts in plan_of(data, batch_size, **training)]
 
 
 EVERYTHING_BESIDE = {"filters": (2,), "widths": (3,)}
@@ -143,6 +155,68 @@ def test_one_and_several_replicas_train_alike(
     np.testing.assert_allclose(losses[several], losses[1], rtol=1e-6 if exact else 1e-3)
     for one, other in zip(weights[1], weights[several], strict=True):
         np.testing.assert_allclose(other, one, atol=1e-5 if exact else 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "per_step", "model", "training"),
+    [
+        (1, True, {"bidirectional": True}, {}),
+        pytest.param(
+            1,
+            True,
+            {"crf": True, "constrained": True, "cell": "gru"},
+            {"ema": 0.5, "optimizer": "adam", "accumulate": 2, "schedule": "onecycle"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(1, False, {"readout": "attention"}, SMOOTH_AND_WEIGHED, marks=pytest.mark.slow),
+        pytest.param(
+            1, True, {"cell": "rnn"}, {"precision": "float16", "accumulate": 3}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            2,
+            True,
+            {"skip": True},
+            {"ema": 0.5, "accumulate": 2, "optimizer": "rmsprop", **SMOOTH_AND_WEIGHED},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["plain", "crf", "classifier", "float16", "two replicas"],
+)
+def test_steps_in_one_call_are_those_one_by_one(
+    make_set: MakeSet,
+    num_replicas: int,
+    per_step: bool,
+    model: dict[str, Any],
+    training: dict[str, Any],
+) -> None:
+    """To the last bit, with dropout, batches of several lengths and a last step of fewer batches."""
+    data = make_set(SEVENTEEN, per_step=per_step, symbols=True)
+    losses, states = [], []
+    for num_calls in (None, 1, 2):
+        steps = make_steps(num_replicas, data=data, model=model, drop=0.3, **training)
+        each = [batches_of(steps, data, parts, None, **training) for parts in plan_of(data, 4, **training)]
+        if num_calls is None:
+            losses.append([float(loss) for batches in each for loss in steps.train(batches)])
+        else:
+            cuts = np.array_split(np.arange(len(each)), num_calls)
+            packed = [Packed.of([each[place] for place in cut]) for cut in cuts]
+            losses.append([float(loss) for call in packed for loss in steps.train_packed(call)])
+        states.append([value.numpy() for value in [*steps.network.variables, *steps.state]])
+    assert len({batch.x.shape for batches in each for batch in batches}) > 1
+    assert losses[1] == losses[2] == losses[0]
+    for one_by_one, in_one_call, in_two in zip(*states, strict=True):
+        np.testing.assert_array_equal(in_one_call, one_by_one)
+        np.testing.assert_array_equal(in_two, one_by_one)
+
+
+def test_a_step_of_a_call_that_overflows_float16_moves_nothing(make_set: MakeSet) -> None:
+    data = make_set([4, 4])
+    steps = make_steps(1, data=data, precision="float16", optimizer="adam")
+    rows, scale = np.arange(2), float(steps.scaling.scale.numpy())
+    batches = [data.batch(rows, weights=np.full(2, weight)) for weight in (0.1, 1e30, 0.1)]
+    steps.train_packed(Packed.of([[batch] for batch in batches]))
+    assert int(steps.optimizer.iterations.numpy()) == 2
+    assert float(steps.scaling.scale.numpy()) == scale / 2
 
 
 @pytest.mark.parametrize(

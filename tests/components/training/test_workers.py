@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from components.data.batches import SequenceSet
-from components.training import strategy
+from components.training import calls, strategy
 from components.training.checkpoints import Checkpoints
 from components.training.loop import evaluate, fit
 from components.training.workers import MAX_STEPS_BETWEEN, Votes, Workers
@@ -50,6 +50,7 @@ class Answers:
     weights: dict[str, list[np.ndarray]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    in_calls: list[dict[str, Any]] = field(default_factory=list)
     stopped_at: int = 0
 
 
@@ -67,15 +68,27 @@ def all_steps(data: dict[str, SequenceSet]) -> Answers:
     return found
 
 
-def a_fit(data: SequenceSet, folder: Path, *, worker: int = 0, nodes: int = 1, **options: Any) -> Any:
-    """A training in stretches, with dropout."""
+STRETCHES: dict[str, Any] = {"batch_size": 5, "truncate": 3}
+ACCUMULATED: dict[str, Any] = {"batch_size": 2, "accumulate": 2, "steps_per_call": 1}
+
+
+def a_fit(
+    data: SequenceSet,
+    folder: Path,
+    *,
+    worker: int = 0,
+    nodes: int = 1,
+    training: dict[str, Any] = STRETCHES,
+    **options: Any,
+) -> Any:
+    """A training with dropout."""
     return fit(
         data,
         data,
         task="labelling",
         labels=TAGS,
         model=ModelSettings(cell="gru", units=3, dropout=DropoutSettings(output=0.2)),
-        training=TrainSettings(epochs=2, batch_size=5, truncate=3, devices="cpu:1", nodes=nodes),
+        training=TrainSettings(epochs=2, devices="cpu:1", nodes=nodes, **training),
         checkpoints=Checkpoints(folder, "key", writes=worker == 0),
         **options,
     )
@@ -91,6 +104,10 @@ def work(folder: Path) -> None:
     found = all_steps(data)
     *_, last = a_fit(data["crf"], folder / "fit", worker=worker, nodes=NUM_WORKERS)
     found.history = list(last.history)
+    calls.MAX_SECONDS = 60.0  # no step is too slow for a call of several
+    in_calls = {**ACCUMULATED, "steps_per_call": 3}
+    *_, last = a_fit(data["crf"], folder / "calls", worker=worker, nodes=NUM_WORKERS, training=in_calls)
+    found.in_calls = list(last.history)
     # Only the second one wants to stop.
     *_, last = a_fit(
         data["crf"],
@@ -173,10 +190,12 @@ def test_two_workers_train_what_one_process_trains(
 def test_the_loop_over_two_workers_is_the_loop_of_one(
     answers: list[Answers], data: dict[str, SequenceSet], tmp_path: Path
 ) -> None:
-    *_, last = a_fit(data["crf"], tmp_path)
+    *_, last = a_fit(data["crf"], tmp_path / "stretches")
+    *_, accumulated = a_fit(data["crf"], tmp_path / "accumulated", training=ACCUMULATED)
     for found in answers:
-        assert len(found.history) == 2
-        for one, other in zip(found.history, last.history, strict=True):
+        assert len(found.history) == len(found.in_calls) == 2
+        both = zip([*found.history, *found.in_calls], [*last.history, *accumulated.history], strict=True)
+        for one, other in both:
             assert one["valid"] == pytest.approx(other["valid"], abs=1e-5)
             assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
             assert (one["step"], one["best"]) == (other["step"], other["best"])
@@ -201,6 +220,18 @@ def test_votes_are_rare_where_steps_are_fast() -> None:
     votes = Votes(Others(None, count=2), lambda: False)
     assert not any(votes.stop() for _ in range(1_000))
     assert 1_000 / MAX_STEPS_BETWEEN <= Others.votes <= 30
+
+
+def test_votes_come_after_steps_not_after_calls_and_tell_what_a_step_takes() -> None:
+    votes = Votes(Others(None, count=2), lambda: False)
+    votes.since -= 4.0
+    votes.stop(10)
+    assert votes.step_seconds == pytest.approx(0.4, rel=0.1)
+    before = Others.votes
+    votes.stop(1)
+    assert Others.votes == before
+    votes.stop(1)
+    assert Others.votes == before + 1
 
 
 def test_a_process_of_its_own_stops_at_once() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from components.errors import AddressError, ClusterError, DataError, Problem
 from pipeline.backends.cluster import Aside, Cluster, WorkerLost, check_address
+
+DASHBOARD_PORT = 8265  # Ray's own choice
 
 pytestmark = pytest.mark.slow
 
@@ -54,8 +57,8 @@ def descendants(of: int) -> set[int]:
     return found - {of}
 
 
-def listening() -> set[str]:
-    """Addresses on which this process and those below it listen."""
+def listening() -> set[tuple[str, int]]:
+    """Addresses, in hexadecimal, and ports on which this process and those below it listen."""
     inodes = set()
     for pid in {os.getpid(), *descendants(os.getpid())}:
         for link in Path(f"/proc/{pid}/fd").glob("*"):
@@ -68,7 +71,8 @@ def listening() -> set[str]:
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:
-                found.add(fields[1].rpartition(":")[0])
+                host, _, port = fields[1].rpartition(":")
+                found.add((host, int(port, 16)))
     return found
 
 
@@ -151,8 +155,10 @@ def test_work_aside_waits_for_no_cpu() -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster(address=None) as attached:
-        yield attached
+    with ExitStack() as stack:
+        with suppress(OSError):  # another process has it already, which does as well
+            stack.enter_context(socket.create_server(("127.0.0.1", DASHBOARD_PORT)))
+        yield stack.enter_context(Cluster(address=None))
 
 
 def test_a_task_gives_its_result(cluster: Cluster) -> None:
@@ -187,10 +193,16 @@ def test_a_killed_worker_is_named_and_can_be_replaced(cluster: Cluster, tmp_path
 
 def test_the_local_ray_listens_on_loopback_only(cluster: Cluster) -> None:
     assert cluster.task(square, value=2).result() == 4
-    addresses = listening()
+    addresses = {host for host, _ in listening()}
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     assert addresses
     assert addresses <= loopback
+
+
+def test_a_taken_dashboard_port_hinders_nobody_as_there_is_no_dashboard(cluster: Cluster) -> None:  # B40
+    assert cluster.task(square, value=2).result() == 4
+    # Ray would take the next port that is free.
+    assert not {port for _, port in listening()} & set(range(DASHBOARD_PORT + 1, DASHBOARD_PORT + 20))
 
 
 def test_the_token_is_readable_by_its_owner_only(cluster: Cluster) -> None:

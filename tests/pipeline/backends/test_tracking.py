@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from components.errors import DataError, Interrupted, TrackerError
+from components.errors import DataError, Interrupted, PlaceError, TrackerError
 from conf.schema import Settings
 from pipeline.backends import tracking
 from pipeline.backends.tracking import Store, Tracker
@@ -51,6 +52,15 @@ with tracking.open_run(uri, folder=run, settings=settings, warn=warn) as tracker
                 tracker.flush(60)
                 tracker.log_metrics({"loss": 1 / 18}, step=17, stage="train")
                 os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+# Holds a database until its own input ends: DATABASE.
+HOLD = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
 """
 
 
@@ -106,6 +116,15 @@ def refusing_server(port):
     server = ThreadingHTTPServer(("127.0.0.1", port), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+@contextmanager
+def locked(database):
+    """Another process that keeps everybody else out of a SQLite database until the block ends."""
+    command = [sys.executable, "-c", HOLD, str(database)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        yield
 
 
 def mlflow_server(port, folder):
@@ -246,6 +265,25 @@ def test_a_check_makes_no_database(folder, uri):
     tracking.check(uri)
 
 
+def test_places_that_cannot_be_written_are_named_without_opening_mlflow(tmp_path, uri):
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    with pytest.raises(
+        PlaceError, match=rf"MLflow's database .* {tmp_path}/file cannot be written"
+    ) as caught:
+        tracking.check(f"sqlite:///{below}/mlflow.db")
+    assert caught.value.exit_code == 2
+    with pytest.raises(PlaceError, match="Files of models cannot be kept in") as caught:
+        tracking.check_places(uri, artifacts=below.as_uri())
+    assert "--artifacts" in caught.value.hint
+    (tmp_path / "mlartifacts").touch()
+    with pytest.raises(PlaceError, match="mlartifacts cannot be written"):
+        tracking.check_places(uri)
+    tracking.check_places(uri, artifacts="s3://bucket/files")
+    tracking.check_places("http://127.0.0.1:9")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mlartifacts"]
+
+
 def test_a_second_process_goes_on_with_the_same_run_and_the_same_stages(tmp_path, uri):
     run = a_run(tmp_path)
     ids = []
@@ -313,11 +351,24 @@ def test_checking_an_address_answers_soon(tmp_path, port, uri):
     server.server_close()
 
 
+@pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
+@pytest.mark.slow
+def test_what_listens_and_says_nothing_is_not_waited_for_long(scheme):  # B40
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(TrackerError, match=address):
+            tracking.check(f"{scheme}://{address}/mlflow")
+    assert time.monotonic() - begun < 45  # 15 s, or twice 10 s, and the import of MLflow
+
+
 def test_patience_has_an_end(port):
     server = refusing_server(port)
     store = Store(f"http://127.0.0.1:{port}", patience=2)
     begun = time.monotonic()
-    with pytest.raises(TrackerError, match="503"):
+    with pytest.raises(
+        TrackerError, match=rf"does not answer at http://127\.0\.0\.1:{port}: .*503 [a-z ]+\.$"
+    ):
         store.patiently(lambda client: None)
     assert 1 < time.monotonic() - begun < 15
     server.shutdown()
@@ -336,18 +387,13 @@ def test_what_mlflow_refuses_is_not_tried_again(uri):
 
 @pytest.mark.fault("SQLite locked")
 def test_a_locked_database_is_waited_for(tmp_path, uri):
-    import sqlite3
-
     run = a_run(tmp_path)
     tracking.check(uri)
-    holder = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
     with tracking.open_run(uri, folder=run, settings=settings()) as tracker:
-        tracker.log_metrics({"loss": 0.5}, step=1)
-        assert not tracker.flush(3)
-        holder.execute("COMMIT")
+        with locked(tmp_path / "mlflow.db"):
+            tracker.log_metrics({"loss": 0.5}, step=1)
+            assert not tracker.flush(3)
         assert tracker.flush(60)
-    holder.close()
     assert found(tracker.store)["run-1"].data.metrics == {"loss": 0.5}
 
 

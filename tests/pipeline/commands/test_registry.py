@@ -1,10 +1,13 @@
 """Commands over registered models, at their edge."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from pipeline.backends.tracking import Store
+from tests.pipeline.backends.test_tracking import locked
 from tests.pipeline.conftest import call, failure, listing
 
 pytestmark = pytest.mark.usefixtures("handlers")
@@ -41,3 +44,20 @@ def test_without_a_name_all_models_are_listed_of_which_there_may_be_none(
     assert call("models", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"models": []}
     assert listing(folder) == []
+
+
+@pytest.mark.fault("SQLite locked")
+@pytest.mark.slow
+def test_a_database_that_stays_locked_ends_a_command_in_words(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = folder / "mlflow.db"
+    store = Store(f"sqlite:///{database}")
+    store.call(lambda client: client.create_registered_model("words"))
+    begun = time.monotonic()
+    with locked(database):
+        said = failure(capsys, "models", "words", "--json")
+    assert 8 < time.monotonic() - begun < 60  # tried again for ten seconds, the last try being one of five
+    assert said["exit_code"] == 3
+    assert said["error"] == f"MLflow's database {database} is locked by another process."
+    assert "the same command goes on" in said["hint"]

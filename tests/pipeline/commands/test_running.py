@@ -111,6 +111,25 @@ def test_a_dead_address_ends_within_half_a_minute(place: Path) -> None:
     assert f"Nothing answers at 127.0.0.1:{port}" in json.loads(done.stdout)["error"]
 
 
+@pytest.mark.slow
+def test_what_is_no_cluster_ends_a_command_of_rays_client_in_words(place: Path) -> None:  # B40
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"ray://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "run", "lines.yaml", "--address", address],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert time.monotonic() - begun < 60  # three tries of 5 s, and the start of Python and Ray
+    assert done.returncode == 3
+    assert f"The cluster at {address} does not answer" in done.stderr
+    assert "Warning" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["run", "train", "evaluate", "register"])
 def test_a_gpu_can_be_required_of_every_command_that_trains(
     place: Path, capsys: pytest.CaptureFixture[str], command: str

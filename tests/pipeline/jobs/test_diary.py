@@ -1,4 +1,6 @@
 import multiprocessing
+import socket
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -148,3 +150,13 @@ def test_a_slot_by_hand_keeps_that(diary):
     diary.put(schedule())
     diary.add(replace(Slot("m", START, PENDING), by_hand=True))
     assert [each.by_hand for each in diary.slots("m")] == [True]
+
+
+@pytest.mark.slow
+def test_a_database_that_says_nothing_is_not_waited_for_long():  # B40
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(StorageError, match=address):
+            Diary(f"postgresql+psycopg://{address}/none")
+    assert time.monotonic() - begun < 30

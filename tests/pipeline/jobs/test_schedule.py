@@ -9,10 +9,10 @@ import pytest
 
 from components.errors import Terminated
 from pipeline.backends.signals import Signals
-from pipeline.console import Console
 from pipeline.jobs.diary import DONE, FAILED, PENDING, RUNNING, SKIPPED, Diary, LeaseLost, Slot
 from pipeline.jobs.schedule import Clock, Rules, Scheduler, plan_of
 from pipeline.jobs.slots import jitter
+from tests.pipeline.conftest import Noting
 
 BERLIN = ZoneInfo("Europe/Berlin")
 KEPT = (0, {"verdict": "kept", "reasons": ["A tie."]})
@@ -84,10 +84,9 @@ class Case:
         now = self.clock.now
         self.lease = self.diary.lease("m", now=now().timestamp())
         schedule = plan_of("m", command=("retrain",), diary=self.diary, now=now, **self.options)
-        quiet = Console(level=-1)
-        self.scheduler = Scheduler(
-            schedule, diary=self.diary, lease=self.lease, starter=self.runs, console=quiet, clock=self.clock
-        )
+        self.console = Noting()
+        around = {"lease": self.lease, "starter": self.runs, "console": self.console, "clock": self.clock}
+        self.scheduler = Scheduler(schedule, diary=self.diary, **around)
 
     def go(self, hours, step=1.0):
         for _ in range(round(hours / step)):
@@ -110,11 +109,13 @@ def case(tmp_path):
     )
 
 
-@pytest.mark.parametrize("cron", ["0 3 * * *", "30 2 * * *"])
+@pytest.mark.parametrize("cron", ["0 3 * * *", "30 2 * * *", "0 0 * * *"])
 @pytest.mark.parametrize("day", [datetime(2026, 3, 29, tzinfo=BERLIN), datetime(2026, 10, 25, tzinfo=BERLIN)])
 def test_over_a_clock_change_each_local_day_has_one_run(case, cron, day):  # B45
-    led = case(start=(day - timedelta(days=2)).astimezone(UTC), cron=cron, zone="Europe/Berlin")
-    led.go(5 * 24)
+    # From half an hour before the midnight of the first day to before that of the sixth.
+    start = (day - timedelta(days=2, minutes=30)).astimezone(UTC)
+    led = case(start=start, cron=cron, zone="Europe/Berlin")
+    led.go(5 * 24 - 1)
     days = Counter(at.astimezone(BERLIN).date() for at, _ in led.runs.started)
     assert days == Counter({(day + timedelta(days=n)).date(): 1 for n in range(-2, 3)})
     assert set(led.states) == {DONE}
@@ -168,6 +169,9 @@ def test_a_slot_that_comes_while_a_run_goes_on_is_skipped(case):  # B45
     led.go(3, step=0.5)
     assert led.states == [RUNNING, SKIPPED, SKIPPED]
     assert led.slots[1].reason == "the run before it still goes on"
+    skipped = [note for note in led.console.notes if "skipped" in note]
+    assert len(skipped) == 2
+    assert all("2026-01-01" in note and note.endswith(led.slots[1].reason) for note in skipped)
     long.ends = KEPT
     led.go(1, step=0.5)
     assert led.states == [DONE, SKIPPED, SKIPPED, DONE]

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,28 @@ from pipeline.jobs.diary import DONE, FAILED, PENDING, SKIPPED, Diary, Schedule,
 
 CHECKOUT = Path(pipeline.__file__).parents[1]
 START = datetime(2026, 3, 28, 2, tzinfo=UTC)
+
+# Loaded before a process's libraries, it shows that process another time of day.
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+int clock_gettime(clockid_t clock, struct timespec *at) {
+    static int (*actual)(clockid_t, struct timespec *);
+    long seconds = 0;
+    if (!actual) actual = dlsym(RTLD_NEXT, "clock_gettime");
+    int status = actual(clock, at);
+    FILE *offset = clock == CLOCK_REALTIME ? fopen(getenv("CLOCK_OFFSET"), "r") : NULL;
+    if (offset) {
+        if (fscanf(offset, "%ld", &seconds) == 1) at->tv_sec += seconds;
+        fclose(offset);
+    }
+    return status;
+}
+"""
 
 
 def recurra(folder, *arguments, **variables):
@@ -113,15 +136,71 @@ def test_a_schedule_that_is_killed_twice_and_stopped_loses_and_doubles_no_slot(f
     leader.send_signal(signal.SIGTERM)
     _, err = leader.communicate(timeout=60)
     assert leader.returncode == 143, err
-    diary = Diary(f"sqlite:///{folder}/runs/.schedules/schedules.db")
-    slots = diary.slots("absent")
-    diary.close()
+    slots = _slots(folder)
     instants = [slot.instant for slot in slots]
     assert len(set(instants)) == len(instants) > 3
     assert all(slot.attempts <= 3 for slot in slots)
     ended = [slot for slot in slots if slot.state == FAILED]
     assert ended and all("absent.parquet" in slot.reason for slot in ended)
     assert not any(slot.state == "running" for slot in slots)
+
+
+@pytest.fixture
+def movable_clock(tmp_path):
+    """Variables under which a process sees the clock set by as many seconds as a file says, and that file."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("setting the clock of one process takes Linux and a C compiler")
+    source, library, offset = tmp_path / "clock.c", tmp_path / "clock.so", tmp_path / "offset"
+    source.write_text(CLOCK, "utf8")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    offset.write_text("0", "utf8")
+    return {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(offset)}, offset
+
+
+@pytest.mark.fault("clock moved by an hour")
+@pytest.mark.slow
+def test_a_process_whose_clock_is_set_loses_and_doubles_no_slot(folder, movable_clock):
+    variables, offset = movable_clock
+    leader = recurra(folder, "schedule", "conf.yaml", "--cron", "* * * * *", **variables)
+    _until(lambda: "absent" in _names(folder))
+    moved = []
+    for hours in (1, 0, 1):
+        offset.write_text(str(3600 * hours), "utf8")
+        if not moved:
+            _until(lambda: len(_slots(folder)) >= 60)
+        time.sleep(3)  # several looks at the clock
+        moved.append(_slots(folder))
+    leader.send_signal(signal.SIGTERM)
+    _, err = leader.communicate(timeout=60)
+    assert leader.returncode == 143, err
+    forward, back, again = moved
+    assert [slot.instant for slot in back] == [slot.instant for slot in forward]
+    minutes = [int(slot.instant.timestamp()) // 60 for slot in again]
+    assert minutes == list(range(minutes[0], minutes[0] + len(minutes)))
+    assert len(forward) <= len(again) <= len(forward) + 2
+    assert all(slot.attempts <= 1 for slot in again)
+
+
+def _until(reached):
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _names(folder):
+    diary = Diary(f"sqlite:///{folder}/runs/.schedules/schedules.db")
+    names = [each.name for each in diary.schedules()]
+    diary.close()
+    return names
+
+
+def _slots(folder):
+    diary = Diary(f"sqlite:///{folder}/runs/.schedules/schedules.db")
+    slots = diary.slots("absent")
+    diary.close()
+    return slots
 
 
 def _free(folder):

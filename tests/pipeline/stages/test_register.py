@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from pipeline.backends.tracking import Store
 from pipeline.console import Console
 from pipeline.stages.register import attach_report, register, scores_by_class
 from pipeline.versions import models
+from tests.pipeline.backends.test_tracking import locked
 from tests.pipeline.conftest import InProcess
 
 LABELS = ("a", "b", "c")
@@ -400,6 +402,21 @@ def test_an_absent_tracker_ends_registration_in_bounded_time(finished_run):
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.fault("SQLite locked")
+@pytest.mark.slow
+def test_a_database_locked_beyond_patience_ends_registration_which_goes_on_later(tmp_path, uri, finished_run):
+    Store(uri).call(lambda client: None)
+    run = finished_run()
+    with locked(tmp_path / "mlflow.db"), pytest.raises(TrackerError) as caught:
+        registered(run, uri, patience=4)
+    assert caught.value.exit_code == 3
+    # Which of the two is said depends on whether SQLite, which waits as well, has given up by then.
+    told = r"mlflow\.db (is locked by another process|took nothing for 4 s)\.$"
+    assert str(tmp_path) in str(caught.value) and re.search(told, str(caught.value))
+    assert registered(run, uri)["verdict"] == "promoted"
+    assert [version.number for version in Registry(Store(uri)).versions("shapes")] == [1]
+
+
 @pytest.mark.fault("kill -9 while a version is registered")
 @pytest.mark.slow
 def test_a_registration_killed_after_the_version_was_made_makes_no_second_one(uri, finished_run, root):
@@ -482,3 +499,5 @@ def test_an_unknown_name_gets_the_nearest_one(tmp_path, uri):
     with pytest.raises(ModelError, match="There is no registered model 'shape'"):
         models("shape", storage=Path(tmp_path), tracking_uri=uri)
     assert os.path.exists(tmp_path / "mlflow.db")
+    with pytest.raises(ModelError, match="The registered model 'shapes' has no versions"):
+        models("shapes", storage=Path(tmp_path), tracking_uri=uri)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from components import bundles
@@ -359,3 +360,18 @@ def test_b35_a_label_of_validation_alone_is_named_before_training(tmp_path: Path
     )
     with pytest.raises(DataError, match=told):
         start(tmp_path, rows)
+
+
+def test_b35_rows_with_a_label_of_validation_alone_are_left_out_on_request(tmp_path: Path) -> None:
+    rows = lines()
+    rows["labels"][1] = ["of validation"] * len(rows["labels"][1])
+    weighed = {"epochs": 1, "class_weights": "balanced"}
+    run = start(tmp_path, rows, data={"on_bad_row": "drop"}, train=weighed)
+    run.train()
+    (entry,) = history(run)
+    assert np.isfinite([entry["loss"], entry["valid"]["loss"]]).all()
+    assert bundles.open(run.folder.bundle).encoding.labels == ("down", "up")
+    manifest = json.loads((run.folder.data / "manifest.json").read_text("utf8"))
+    assert manifest["splits"]["valid"]["rows"] == rows["fold"].count(1) - 1
+    (reason,) = pq.read_table(run.folder.data / "rejected.parquet")["reason"].to_pylist()
+    assert reason.endswith("no training row has the label 'of validation'")
