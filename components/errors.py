@@ -3,6 +3,7 @@
 RecurraError            1    a bug of ours
 ├── DataError           2    the rows are at fault; carries each problem with its place
 ├── ModelError          2    no such model, or not one of ours
+├── AddressError        2    the address of a cluster or a database is none
 ├── TrainingDiverged    2    the loss became NaN or infinite
 ├── SearchFailed        2    no trial of a search came to anything
 ├── ClusterError        3    Ray unreachable, or more asked for than there is
@@ -84,6 +85,12 @@ class DataError(RecurraError):
 
 class ModelError(RecurraError):
     """The model named is not there, or cannot do what was asked."""
+
+    exit_code = 2
+
+
+class AddressError(RecurraError):
+    """The address of a cluster or a database is none, or one of another kind than is asked for."""
 
     exit_code = 2
 

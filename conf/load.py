@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from conf import urls
 from conf.documents import Entry, read
 from conf.mistakes import Key, Mistakes, Place, Problem, SettingsError
 from conf.points import check
@@ -26,8 +27,6 @@ from conf.validation import SPACE, validate
 __all__ = ["Problem", "SettingsError", "json_schema", "load", "recorded", "resolved"]
 
 MAX_BYTES = 1 << 18
-URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:.*@")
 # Keys that cannot stand together: the one above pushes the others out, so that a split can be stacked.
 RIVALS: dict[Key, tuple[str, ...]] = {("data", "split"): ("column", "by"), (*SPACE, "*"): tuple(KINDS)}
 SEARCHED_VECTORS = re.compile(r"data\.inputs\.[0-9]+\.vectors")
@@ -204,11 +203,15 @@ def _put(root: Entry, parts: list[str], entry: Entry, *, mistakes: Mistakes) -> 
 def _make_absolute(root: Entry, *, folder: str, mistakes: Mistakes) -> None:
     """Resolve paths, each text or a list, and files of vectors against the folder of whoever says them."""
     for key, item in _paths(root):
-        if isinstance(item.value, str) and SECRET.match(item.value):
+        if not isinstance(item.value, str) or not item.value:
+            continue
+        if urls.has_secret(item.value):
             # Settings are written beside the run and sent to the tracker.
             hint = "give keys by the store's variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             mistakes.add(item.place, key, "the URL carries a password", hint)
-        elif isinstance(item.value, str) and item.value and not URL.match(item.value):
+        elif scheme := urls.unknown_scheme(item.value, folder=folder):
+            mistakes.add(item.place, key, f"received the scheme {scheme!r}, {urls.EXPECTED}")
+        elif not urls.is_url(item.value):
             item.value = _absolute(item.value, folder)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pipeline.backends.addresses import PORTS, redact, sqlite_path
+from pipeline.backends.addresses import AUTO, PORTS, cluster_address, redact, sqlite_path
 from pipeline.backends.cluster import TOKEN
 
 DASHBOARD_PORT = 8265
@@ -48,15 +48,19 @@ class Exposure:
 
 
 def exposures(*, address: str | None, tracking_uri: str) -> list[Exposure]:
-    """Every door that is there; what is not there is left out."""
+    """Every door that is there; what is not there is left out.
+
+    Raises:
+        ValueError: the address is none.
+    """
     return [*_dashboard(address), *_tracker(tracking_uri), *_token_files(), *_database(tracking_uri)]
 
 
 def _dashboard(address: str | None) -> Iterator[Exposure]:
-    host, port, scheme = _host(address), DASHBOARD_PORT, "http"
-    if address is not None and address.startswith(("http://", "https://")):
-        parts = urlsplit(address)
-        scheme, port = parts.scheme, parts.port or PORTS[parts.scheme]
+    at = cluster_address(address or AUTO)
+    host, port, scheme = at.host, DASHBOARD_PORT, "http"
+    if at.scheme in PORTS:
+        scheme, port = at.scheme, at.port or PORTS[at.scheme]
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     answer = _ask(f"{url}/api/jobs/")
     if answer is None or answer[0] not in (200, *REFUSED):
@@ -130,15 +134,6 @@ def _file(what: str, path: Path, forbidden: int) -> Iterator[Exposure]:
     else:
         does = "read" if forbidden & stat.S_IROTH else "written"
         yield Exposure(what, f"{path} can be {does} by its owner alone (mode {mode:04o})", "closed")
-
-
-def _host(address: str | None) -> str:
-    """The host of a cluster's address; this machine where there is none."""
-    if address is None or address == "auto":
-        return "127.0.0.1"
-    if address.startswith(("http://", "https://")):
-        return urlsplit(address).hostname or "127.0.0.1"
-    return address.removeprefix("ray://").rpartition(":")[0].strip("[]") or "127.0.0.1"
 
 
 def _is_loopback(host: str) -> bool:

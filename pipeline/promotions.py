@@ -144,6 +144,7 @@ def _check_files(registry: Registry, version: Version) -> None:
             f"{version.uri} did not answer in a fresh process as it was evaluated.",
             hint="It must not become champion: train and register it again.",
         )
+    registry.check_entry(version)
     with registry.fetch(version):
         pass
 

@@ -28,6 +28,7 @@ from components.training.checkpoints import HISTORY
 from conf.load import Problem, SettingsError, recorded
 from conf.points import as_yaml
 from conf.schema import Settings
+from conf.urls import has_secret, is_url
 from pipeline.backends import workspace
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.lineages import LINEAGE, lineage
@@ -159,10 +160,20 @@ def _record(registry: Registry, version: Version, data: Sequence[str]) -> _Recor
             name: json.loads(path.read_text("utf8")) for name, path in files.items() if path.suffix == ".json"
         }
     if data:
-        paths = tuple(path if "://" in path else os.path.abspath(path) for path in data)
+        paths = _moved(data)
         rows = settings.data.model_copy(update={"path": paths[0] if len(paths) == 1 else paths})
         settings = settings.model_copy(update={"data": rows})
     return _Record(settings, contents.get(LINEAGE, {}), contents.get(HISTORY, []), contents.get(METRICS, {}))
+
+
+def _moved(data: Sequence[str]) -> tuple[str, ...]:
+    """Where the data lie now, as the new run's settings keep it."""
+    if any(map(has_secret, data)):
+        raise DataError(
+            "--data: the URL carries a password.",
+            hint="Give keys by the store's variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+        )
+    return tuple(path if is_url(path) else os.path.abspath(path) for path in data)
 
 
 def _tuned(settings: Settings, files: Mapping[str, Path], version: Version) -> Settings:

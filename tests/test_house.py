@@ -90,6 +90,23 @@ def test_packages_have_an_init_and_tests_and_docker_have_none(root: Path) -> Non
         assert not list((root / folder).rglob("__init__.py"))
 
 
+def test_nothing_loads_a_model_through_mlflow_but_the_proof_which_compares_its_files_first(
+    root: Path,
+) -> None:
+    # MLflow's loaders import a model's code before anything of it is compared with a checksum.
+    loaders = re.compile(r"\bload_model\(|\bload_pyfunc\(|\bspec_from_file_location\(")
+    found = [
+        path
+        for folder in ("pipeline", "components", "conf")
+        for path in sorted((root / folder).rglob("*"))
+        if path.suffix in (".py", ".txt") and loaders.search(path.read_text("utf8"))
+    ]
+    assert [path.name for path in found] == ["prove_model.py.txt", "pyfunc_model.py.txt"]
+    proof = found[0].read_text("utf8")
+    assert proof.count("load_model(") == 1
+    assert proof.index("check(folder, ") < proof.index("load_model(")
+
+
 def test_help_loads_nothing_slow(root: Path) -> None:
     code = (
         "import sys\n"

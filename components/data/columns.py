@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.data import extensions
+
 
 @dataclass(frozen=True)
 class Nested:
@@ -124,7 +126,7 @@ def numeric_fault(kind: pa.DataType) -> str:
     """Why a column of this type cannot be a numeric input; empty when it can."""
     value, depth = innermost(kind)
     if is_extension(kind):
-        return f"received the extension type {kind}, expected a list of time steps; store plain lists"
+        return f"received {_shown(kind)}, expected a list of time steps; store plain lists"
     if depth == 0:
         return f"received {_shown(kind)}, expected a list of time steps in each row"
     if depth > 2:
@@ -139,7 +141,7 @@ def numeric_fault(kind: pa.DataType) -> str:
 def words_fault(kind: pa.DataType) -> str:
     """Why a column of this type cannot be an input of tokens or categories; empty when it can."""
     if is_extension(kind):
-        return f"received the extension type {kind}, expected a list of texts; store plain lists"
+        return f"received {_shown(kind)}, expected a list of texts; store plain lists"
     if not is_list(kind):
         if text_kind(kind) in ("text", "null"):
             return ""
@@ -173,7 +175,7 @@ def is_time(kind: pa.DataType) -> bool:
 def text_fault(kind: pa.DataType) -> str:
     """Why a column of this type has no exact text; empty when it has."""
     if is_extension(kind):
-        return f"received the extension type {kind}, expected text; store plain strings"
+        return f"received {_shown(kind)}, expected text; store plain strings"
     if pa.types.is_dictionary(kind):
         return text_fault(kind.value_type)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -234,6 +236,8 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _shown(kind: pa.DataType) -> str:
+    if is_extension(kind):
+        return extensions.shown(innermost(kind)[0])
     return str(kind).replace("element: ", "").replace("item: ", "")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.data import extensions
 from components.data.columns import (
     Nested,
     innermost,
@@ -124,7 +125,7 @@ def look(sample: Sample) -> Inspection:
         values = _one(sample.rows.column(i))
         if has_cells and text_kind(values.type) == "text":
             values = _lists_of_cells(values)
-        kind = str(sample.rows.schema.field(i).type).replace("element: ", "").replace("item: ", "")
+        kind = _type(sample.rows.schema.field(i).type)
         column = look_at(name, values)
         if column.shape == "numbers" and column.counts and not {"parquet", "arrow"} & set(sample.formats):
             column = replace(column, is_name=True)  # read again as labels, they are spelt as in the file
@@ -133,6 +134,12 @@ def look(sample: Sample) -> Inspection:
             column = Column(name, kind, "other", values, column.num_missing, examples=column.examples)
         found.append(replace(column, type=kind))
     return Inspection(sample, tuple(found))
+
+
+def _type(kind: pa.DataType) -> str:
+    if isinstance(kind, pa.BaseExtensionType):
+        return extensions.shown(kind)
+    return str(kind).replace("element: ", "").replace("item: ", "")
 
 
 def look_at(name: str, values: pa.Array) -> Column:

@@ -1,14 +1,20 @@
-"""Where MLflow lives, as its users write it: made absolute, shown without secrets, tried out cheaply.
+"""Where MLflow and a cluster live, as users write it: checked, shown without secrets, tried out cheaply.
 
 sqlite:///mlflow.db                     a file, relative to the current folder
 postgresql://user:password@host/mlflow  a database (extra `postgres`)
 https://mlflow.example.org              a tracking server
 
 The files of models go beside a database: into a folder, or below s3://bucket/prefix (extra `s3`).
+
+auto                                    a Ray cluster that runs on this machine
+head:6379                               a Ray cluster, as a machine of it sees it
+ray://head:10001                        the same through Ray Client
+http://head:8265                        its dashboard, for jobs
 """
 
 import re
 import socket
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,11 +24,17 @@ from components.errors import TrackerError
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+CLUSTER_SCHEMES = ("ray", "http", "https")
+AUTO = "auto"
 SQLITE = "sqlite:///"
 CONNECT_SECONDS = 5.0
 
+# Two letters at least: a drive of Windows is no scheme.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _USER_AND_PASSWORD = re.compile(r"(?<=://)\S*@")
-_SECRET_OPTION = re.compile(r"(?i)([?&][^=&\s]*(?:password|secret|token|key)[^=&\s]*=)[^&\s]+")
+_SECRET_OPTION = re.compile(
+    r"(?i)([?&](?:[^=&\s]*(?:passw|pwd|secret|token|key|signature)[^=&\s]*|(?:[^=&\s]*[-_.])?sig)=)[^&\s]+"
+)
 
 
 def absolute(uri: str, folder: Path) -> str:
@@ -61,9 +73,14 @@ def artifact_root(place: str, folder: Path, *, tracking_uri: str) -> str:
             "a tracking server decides itself where files go (`mlflow server --artifacts-destination`); "
             "leave it out"
         )
-    if "://" not in place:
+    if is_folder(place, folder):
         return (folder / place).resolve().as_uri()
     return store_url(place)
+
+
+def is_folder(place: str, folder: Path) -> bool:
+    """Whether a place for files is a folder: `s3:bucket` is no new one, but a URL with a mistake."""
+    return not _SCHEME.match(place) or ("://" not in place and (folder / place).exists())
 
 
 def store_url(place: str) -> str:
@@ -72,7 +89,10 @@ def store_url(place: str) -> str:
     Raises:
         ValueError: it is of another kind, holds a password, or needs a library that is not there.
     """
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError:  # Python's own may quote a password
+        parts = urlsplit("")
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
         raise ValueError(f"received {redact(place)!r}, expected a folder or s3://bucket/prefix")
     if "@" in parts.netloc:
@@ -82,6 +102,45 @@ def store_url(place: str) -> str:
     if util.find_spec("boto3") is None:
         raise ValueError("s3:// needs boto3: pip install 'recurra[s3]'")
     return place.rstrip("/")
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """What the address of a cluster says; `scheme` is empty for `host:port` and for `auto`."""
+
+    scheme: str
+    host: str  # without the brackets of IPv6
+    port: int | None  # None where a dashboard's URL leaves it out, and for `auto`
+
+
+def cluster_address(address: str) -> ClusterAddress:
+    """The parts of the address of a cluster or of its dashboard.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if address == AUTO:
+        return ClusterAddress("", "127.0.0.1", None)
+    shown = redact(address) if "://" in address else re.sub(r"^\S*@", "***@", address)
+    wrong = ValueError(
+        f"--address is {shown!r}, expected host:port, ray://host:port or auto; for jobs http://host:8265"
+    )
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        found = ClusterAddress(parts.scheme, parts.hostname or "", parts.port)
+        found.host.encode("idna")  # as whoever looks the name up will do
+    except ValueError:  # Python's own may quote a password
+        raise wrong from None
+    needs_port = found.scheme not in ("http", "https")
+    if (
+        found.scheme not in ("", *CLUSTER_SCHEMES)
+        or not found.host
+        or re.search(r"\s", address)
+        or (needs_port and not found.port)
+        or (needs_port and (parts.path or parts.query or parts.fragment or "@" in parts.netloc))
+    ):
+        raise wrong
+    return found
 
 
 def scheme_of(uri: str) -> str:

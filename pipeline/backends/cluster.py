@@ -22,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from components.errors import ClusterError, RecurraError
+from components.errors import AddressError, ClusterError, RecurraError
 from pipeline.backends import staging
+from pipeline.backends.addresses import AUTO, cluster_address, redact
 
 CONNECT_SECONDS = 10.0
 IMPOSSIBLE_SECONDS = 20.0
@@ -496,23 +497,27 @@ def check_address(
     """Fail soon when nothing listens at `host:port` or `ray://host:port`.
 
     Raises:
+        AddressError: it is no such address.
         ClusterError: no such host, or no answer within ten seconds.
     """
-    if address == "auto":
+    if address == AUTO:
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ClusterError(
-            f"--address is {address!r}, expected host:port, ray://host:port or auto.",
-            hint="`ray start --head` prints the address of a cluster.",
+    printed = "`ray start --head` prints the address of a cluster."
+    try:
+        parts = cluster_address(address)
+    except ValueError as error:
+        raise AddressError(f"{error}.", hint=printed) from None
+    if parts.scheme not in ("", "ray"):
+        raise AddressError(
+            f"--address is {redact(address)!r}, a dashboard for jobs; expected host:port, ray://host:port"
+            " or auto.",
+            hint=printed,
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((parts.host, parts.port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        raise ClusterError(
-            f"Nothing answers at {host}:{port}: {error.strerror or error}.",
-            hint=hint,
-        ) from error
+        shown = address.removeprefix("ray://")
+        raise ClusterError(f"Nothing answers at {shown}: {error.strerror or error}.", hint=hint) from error
 
 
 def _probe(address: str) -> None:

@@ -20,10 +20,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from components.served.seals import sha256
+
 # Text, not a module of this project: MLflow runs it inside the model.
 SCRIPT = Path(__file__).parents[1] / "templates" / "pyfunc_model.py.txt"
 # The settings that a search found, beside those that it was given.
 TUNED = "best.yaml"
+BUNDLE, ENTRY = "artifacts/bundle", ("MLmodel", "pyfunc_model.py")
 REQUIREMENTS = ("mlflow", "tensorflow", "numpy", "pandas")
 
 
@@ -73,6 +76,11 @@ def save(packaging: Packaging, folder: Path, *, mlflow: Any, model: Any, run: st
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)  # of reading the script
     for path in filter(Path.exists, packaging.files):
         shutil.copy(path, folder / path.name)
+
+
+def entry(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the files by which MLflow gets to the bundle: they name code, and are code."""
+    return {name: sha256(folder / name) for name in ENTRY}
 
 
 def _signature(mlflow: Any, packaging: Packaging) -> Any:

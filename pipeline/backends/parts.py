@@ -164,5 +164,6 @@ def writing(path: Path) -> Iterator[None]:
 def signs(files: Sequence[Any]) -> list[list[Any]]:
     """By which a file that changed is told: its place, its size and, on this machine, when it changed."""
     return [
-        [file.path, file.size(), None if file.is_remote else os.stat(file.path).st_mtime_ns] for file in files
+        [file.shown, file.size(), None if file.is_remote else os.stat(file.path).st_mtime_ns]
+        for file in files
     ]

@@ -2,7 +2,8 @@
 
 with start_proof() as proof:       the process starts to import TensorFlow and MLflow
     ...                            meanwhile, other work
-    proof.answers(model, rows)     the model is loaded there, with pickle off, and answers
+    proof.answers(model, rows)     the model is fetched there, its files are compared with those registered,
+                                   and only then it is loaded, with pickle off, and answers
 """
 
 import json
@@ -44,15 +45,26 @@ class Proof:
         self._process, self._errors = process, errors
 
     def answers(
-        self, model: str, rows: Mapping[str, Sequence[Any]], *, tracking_uri: str
+        self,
+        model: str,
+        rows: Mapping[str, Sequence[Any]],
+        *,
+        files: Mapping[str, str],
+        tracking_uri: str,
     ) -> dict[str, list[Any]]:
         """What the model says of the raw rows, as columns.
 
+        Args:
+            model: models:/name/3.
+            rows: by column.
+            files: of the model, by path within it: the SHA-256 that each must have before any is loaded.
+            tracking_uri: the MLflow that knows the model.
+
         Raises:
-            ModelError: it could not be loaded, or did not answer.
+            ModelError: a file is another one, or the model could not be loaded, or did not answer.
         """
         # Not in its arguments: the URI may hold a password, and arguments are for everybody to see.
-        asked = json.dumps({"tracking_uri": tracking_uri, "model": model, "rows": rows})
+        asked = json.dumps({"tracking_uri": tracking_uri, "model": model, "rows": rows, "files": dict(files)})
         timer = threading.Timer(ANSWER_SECONDS, self._process.kill)
         timer.start()
         try:

@@ -20,12 +20,14 @@ from typing import Any
 from components.bundles import describe
 from components.errors import ModelError
 from components.lookup import nearest
+from components.served.seals import sha256
 from pipeline.backends.addresses import redact, scheme_of
 from pipeline.backends.deliveries import MAX_TAG, NotThere, Refused, shortened
-from pipeline.backends.packages import Packaging, save
+from pipeline.backends.packages import BUNDLE, Packaging, entry, save
 from pipeline.backends.tracking import Store
 
 RUN_TAG, DIGEST_TAG, MODEL_TAG = "recurra.run_id", "recurra.bundle_digest", "recurra.mlflow_model_id"
+ENTRY_TAG = "recurra.entry_digests"
 COMMAND_SECONDS = 10.0
 _RUN_MAKES_ONE = "`recurra run` registers one."
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<number>\d+)|@(?P<alias>[\w-]+))")
@@ -82,6 +84,8 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix="recurra-model-") as scratch:
             folder = Path(scratch) / "model"
             save(packaging, folder, mlflow=self.store.mlflow, model=model, run=run)
+            tags = {ENTRY_TAG: json.dumps(entry(folder))}
+            self.store.patiently(lambda client: client.set_logged_model_tags(model.model_id, tags))
             self.store.patiently(lambda client: client.log_model_artifacts(model.model_id, str(folder)))
         self.store.patiently(lambda client: client.finalize_logged_model(model.model_id, "READY"))
         output = self.store.mlflow.entities.LoggedModelOutput(model.model_id, step=0)
@@ -100,7 +104,8 @@ class Registry:
         source = f"models:/{model_id}" if served else model.artifact_location
         self._ensure_name(name)
 
-        all_tags = {**_cut(tags), RUN_TAG: key, MODEL_TAG: model_id}
+        known = {name: model.tags[name] for name in (ENTRY_TAG,) if name in model.tags}
+        all_tags = {**_cut(tags), **known, RUN_TAG: key, MODEL_TAG: model_id}
 
         def find_or_create(client: Any) -> Any:
             return self._of_run(client, name, key) or client.create_model_version(
@@ -311,6 +316,26 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix=".bundle-", dir=parent) as scratch:
             yield self._download(version, scratch)
 
+    def check_entry(self, version: Version) -> None:
+        """See that the files by which MLflow gets to the version's bundle are those that were registered.
+
+        Versions of releases that kept no digest of them pass.
+
+        Raises:
+            ModelError: a file is gone, or another one.
+        """
+        place, expected = self._place(version), entry_of(version)
+        there = {Path(each.path).name for each in self._listed(place)} if expected else set()
+        with tempfile.TemporaryDirectory(prefix="recurra-entry-") as scratch:
+            for name, digest in expected.items():
+                if name not in there:
+                    raise ModelError(f"{name} of {version.uri} is gone.", hint="Was it moved or deleted?")
+                if sha256(Path(self._downloaded(f"{place}/{name}", scratch))) != digest:
+                    raise ModelError(
+                        f"{name} of {version.uri} is not the one that was registered.",
+                        hint="Whoever loads the model runs what it names. Register a model again.",
+                    )
+
     @contextmanager
     def carried(self, version: Version, names: Collection[str]) -> Iterator[dict[str, Path]]:
         """Files that lie beside the version's bundle, those of the names that are there, for a block's time.
@@ -328,7 +353,7 @@ class Registry:
     def _download(self, version: Version, scratch: str) -> Path:
         place = self._place(version)
         try:
-            folder = Path(self._copied(f"{place}/artifacts/bundle", scratch))
+            folder = Path(self._copied(f"{place}/{BUNDLE}", scratch))
             # Compiled code has no checksum; whoever loads a model in place may leave some in the store.
             for compiled in list(folder.rglob("__pycache__")):
                 shutil.rmtree(compiled)
@@ -387,6 +412,12 @@ class Registry:
             return found
 
         return self.store.patiently(all_pages)
+
+
+def entry_of(version: Version) -> dict[str, str]:
+    """The SHA-256 of the files by which MLflow gets to the version's bundle, by name."""
+    found: dict[str, str] = json.loads(version.tags.get(ENTRY_TAG, "{}"))
+    return found
 
 
 def opened(uri: str) -> Registry:

@@ -94,7 +94,7 @@ def common_options(command: Command) -> Command:
             store=store,
             tracking_uri=_absolute_uri(tracking_uri),
             artifacts=_artifact_root(artifacts, tracking_uri, store=store),
-            address=address,
+            address=_cluster(address),
             console=console_of(as_json=as_json, quiet=quiet, verbose=verbose),
         )
         return command(*args, common=common, **kwargs)
@@ -260,14 +260,26 @@ def _absolute_uri(uri: str) -> str:
         raise click.BadParameter(str(error), param_hint="--tracking-uri") from error
 
 
+def _cluster(address: str | None) -> str | None:
+    from pipeline.backends.addresses import cluster_address
+
+    try:
+        if address is not None:
+            cluster_address(address)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--address") from error
+    return address
+
+
 def _storage(place: str) -> tuple[Path, str | None]:
     """The storage's folder, which is only a working folder where it is an object store; and that store."""
-    if "://" not in place:
+    from pipeline.backends.addresses import is_folder, store_url
+
+    if is_folder(place, Path.cwd()):
         path = Path(place)
         if path.exists() and not path.is_dir():
             raise click.BadParameter(f"{place!r} is a file, expected a folder.", param_hint="--storage")
         return path.absolute(), None
-    from pipeline.backends.addresses import store_url
     from pipeline.backends.mirrors import open_mirror
 
     try:

@@ -26,7 +26,7 @@ from urllib.parse import SplitResult, urlsplit
 from components.errors import ClusterError, ModelError
 from components.lookup import nearest
 from conf.load import Problem, SettingsError
-from pipeline.backends.addresses import redact
+from pipeline.backends.addresses import cluster_address, redact
 from pipeline.backends.cluster import check_address, has_token
 
 DEFAULT_PORT = 8265
@@ -258,14 +258,13 @@ def parse(address: str) -> SplitResult:
     Raises:
         SettingsError: it is none.
     """
-    parts = urlsplit(address if "://" in address else f"http://{address}")
-    shown = redact(address)
+    url = address if "://" in address else f"http://{address}"
+    shown, message = redact(address), ""
     try:
-        port = parts.port
+        parts, scheme = urlsplit(url), cluster_address(url).scheme
     except ValueError:
-        port = -1
-    message = ""
-    if parts.scheme not in PORTS or not parts.hostname or port == -1:
+        parts, scheme = urlsplit(""), ""
+    if scheme not in PORTS:
         message = "expected the dashboard's http://host:8265"
     elif "@" in parts.netloc:
         message = "holds a password, which would be shown in many places"

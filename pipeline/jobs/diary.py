@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from components.errors import BusyError, StorageError
+from components.errors import AddressError, BusyError, StorageError
 from pipeline.backends.addresses import redact, sqlite_path
 
 if TYPE_CHECKING:
     import sqlalchemy
 
 PENDING, RUNNING, DONE, FAILED, SKIPPED = "pending", "running", "done", "failed", "skipped"
+BACKENDS = ("sqlite", "postgresql", "mysql", "mssql")
 LEASE_SECONDS = 60.0
 BUSY_SECONDS = 30.0
 CONNECT_SECONDS = 10
@@ -64,6 +65,21 @@ class Slot:
     ended: datetime | None = None
     exit_code: int | None = None
     outcome: Mapping[str, Any] | None = None  # what the run printed with --json
+
+
+def _check_uri(uri: str) -> None:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        known = make_url(uri).get_backend_name() in BACKENDS
+    except (ArgumentError, ValueError):  # what they say quotes the URI, or a part of its password
+        known = False
+    if not known:
+        raise AddressError(
+            f"The schedules' database is {redact(uri)!r}.",
+            hint="Give --state sqlite:///PATH or --state postgresql://host/database.",
+        )
 
 
 def _tables() -> tuple["sqlalchemy.MetaData", Any, Any, Any]:
@@ -111,11 +127,13 @@ class Diary:
             uri: sqlite:///PATH or postgresql://user@host/database.
 
         Raises:
+            AddressError: it is no such URI.
             StorageError: it cannot be opened.
         """
         import sqlalchemy as sa
 
         self.uri = uri
+        _check_uri(uri)
         if (path := sqlite_path(uri)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         connect = {"connect_timeout": CONNECT_SECONDS} if path is None else {"timeout": BUSY_SECONDS}

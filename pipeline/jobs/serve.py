@@ -9,7 +9,10 @@ One replica lives in this process; more of them, or a cluster, are worker proces
 
 import asyncio
 import contextlib
+import os
+import shlex
 import socket
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -59,12 +62,19 @@ def read_token(path: Path) -> str:
     """The token that stands in a file.
 
     Raises:
-        DataError: there is none, or a short one.
+        DataError: there is none, a short one, or others on this machine can read it.
     """
     try:
-        token = path.read_text("utf8").strip()
+        with path.open(encoding="utf8") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            token = file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The token file {path} cannot be read: {error}.") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise DataError(
+            f"The token file {path} is open to others on this machine (mode {mode:04o}).",
+            hint=f"chmod 600 {shlex.quote(str(path))}",
+        )
     if len(token) < MIN_TOKEN:
         hint = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one."
         raise DataError(f"The token in {path} has fewer than {MIN_TOKEN} characters.", hint=hint)
@@ -103,6 +113,10 @@ def serve(
 @contextlib.contextmanager
 def _bound(host: str, port: int) -> Any:
     """A socket with the address, not yet listening: a port that is taken is seen before a model is loaded."""
+    try:
+        host.encode("idna")
+    except UnicodeError:  # a part of the name is empty or too long
+        raise DataError(f"--host is {host!r}, expected a name or an address of this machine.") from None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Without the protocol asyncio leaves Nagle's algorithm on, and a lone client waits 40 ms for an answer.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.data import readers
+from components.data.readers import stores
 from components.errors import DataError, StorageError
 from components.inspection import overviews
 from components.inspection.drafts import draft
@@ -22,6 +23,7 @@ from components.inspection.looks import look
 from components.inspection.proposals import Proposal, propose
 from components.inspection.samples import MAX_FILES, sample
 from components.inspection.trials import settle
+from conf.urls import has_secret
 from pipeline.console import Console
 
 MAX_SHOWN = 20
@@ -62,6 +64,9 @@ def inspect(paths: Sequence[str], *, out: Path | None, force: bool, console: Con
     files = readers.expand(list(paths))
     with console.progress("look", total=min(MAX_FILES, len(files)), unit="files") as bar:
         raw = look(sample(files, advance=bar.advance))
+    if any(map(has_secret, paths)):
+        console.warn("The settings leave out the password in the URL: give keys by the store's variables.")
+    paths = [stores.parse(path).written if has_secret(path) else path for path in paths]
     folder = (out.absolute() if out is not None else Path.cwd() / "conf.yaml").parent
     relative = [_relative(path, folder) for path in paths]
     proposal = propose(raw, name=_name(paths), path=relative[0] if len(relative) == 1 else relative)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from components import bundles
 from components.data.examples import examples
 from components.errors import ModelError
+from components.served.seals import ABOUT, sha256
 from components.training.checkpoints import HISTORY
 from conf.load import resolved
 from conf.schema import Settings
@@ -35,8 +36,16 @@ from pipeline.backends.aliases import Aliases
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.deliveries import MAX_TAG
 from pipeline.backends.ledger import Change
-from pipeline.backends.packages import TUNED
-from pipeline.backends.registry import DIGEST_TAG, MODEL_TAG, RUN_TAG, Packaging, Registry, Version
+from pipeline.backends.packages import BUNDLE, TUNED
+from pipeline.backends.registry import (
+    DIGEST_TAG,
+    MODEL_TAG,
+    RUN_TAG,
+    Packaging,
+    Registry,
+    Version,
+    entry_of,
+)
 from pipeline.backends.tracking import Tracker
 from pipeline.backends.workspace import RunFolder
 from pipeline.console import Console
@@ -188,7 +197,9 @@ class _Registration:
         asked = examples(self.folder.data / "test", most=NUM_PROVEN)
         assert self.tracker.proof is not None
         columns = asked.columns(self.about["id"])
-        answers = self.tracker.proof.answers(version.uri, columns, tracking_uri=self.tracker.store.uri)
+        answers = self.tracker.proof.answers(
+            version.uri, columns, files=self._files(version), tracking_uri=self.tracker.store.uri
+        )
         expected = evaluated(self.folder.evaluation / "predictions.parquet", asked.rows)
         if fault := mismatch(answers, expected):
             self.registry.tag(version, {"verdict": "unproven"})
@@ -200,6 +211,11 @@ class _Registration:
             f"{version.uri} is registered and answers {len(asked.rows)} test rows in a fresh process as in"
             f" the evaluation ({time.monotonic() - begun:.1f} s)"
         )
+
+    def _files(self, version: Version) -> dict[str, str]:
+        """The SHA-256 of the version's files that loading reads, by their path in the model."""
+        within = {**self.about["files"], ABOUT: sha256(self.folder.bundle / ABOUT)}
+        return entry_of(version) | {f"{BUNDLE}/{name}": digest for name, digest in within.items()}
 
     def _promote(self, version: Version, judged: _Judged, fence: int) -> bool:
         """Make it champion; False when something has happened to the alias since it was judged."""

@@ -24,6 +24,7 @@ def test_every_error_survives_pickling_with_its_hint(kind: type[RecurraError]) -
 def test_exit_codes_are_those_promised() -> None:
     assert {kind.__name__: kind.exit_code for kind in FAMILY} == {
         "RecurraError": 1,
+        "AddressError": 2,
         "DataError": 2,
         "ModelError": 2,
         "TrainingDiverged": 2,

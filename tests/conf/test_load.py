@@ -253,13 +253,51 @@ def test_an_impossible_value_is_named_with_the_option_that_gave_it(
     assert found[key].startswith(f"--set {option}: {key}:")
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
-    text = GOOD.replace("words.parquet", "s3://key:S3CR3T/xyz@bucket/rows.csv")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:S3CR3T/xyz@bucket/rows.csv",
+        "abfs://account:S3CR3T@host/rows.csv",
+        "abfs://box@account/rows.csv?account_key=S3CR3T",
+        "https://me:S3CR3T@host/rows.csv",
+        "https://S3CR3T@host/rows.csv",
+        "https://box.blob.core.windows.net/rows.csv?sv=2024&sig=S3CR3T",
+        "https://bucket.s3.amazonaws.com/rows.csv?X-Amz-Signature=S3CR3T",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, url: str) -> None:
+    text = GOOD.replace("words.parquet", url)
     (message,) = mistakes(write(tmp_path, text)).values()
     assert "the URL carries a password" in message and "S3CR3T" not in message
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/a b.csv", "abfs://box@account/a.csv", "gs://b/*.parquet"])
+@pytest.mark.parametrize("key", ["data.path", "evaluate.examples", "retrain.drift.path"])
+@pytest.mark.parametrize(
+    ("path", "scheme"),
+    [
+        ("gopher://host/rows.csv", "gopher"),
+        ("ftp://host/rows.csv", "ftp"),
+        ("jar:file:///rows.zip!/rows.csv", "jar"),
+        ("data:text/csv,id", "data"),
+    ],
+)
+def test_a_scheme_that_rows_are_not_read_by_is_refused(
+    tmp_path: Path, key: str, path: str, scheme: str
+) -> None:
+    (message,) = mistakes(write(tmp_path, GOOD), f"{key}={path}").values()
+    assert f"{key}: received the scheme '{scheme}', expected a path, file://, s3://" in message
+
+
+def test_a_name_with_a_colon_is_a_file_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "data:1.csv").touch()
+    path = write(tmp_path, GOOD.replace("words.parquet", '"data:1.csv"'))
+    assert load([path]).data.path == str(tmp_path / "data:1.csv")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://bucket/a b.csv", "abfs://box@account/a.csv", "gs://b/*.parquet", "https://host/a.csv?sort_key=1"],
+)
 def test_a_url_is_left_as_it_is(tmp_path: Path, url: str) -> None:
     assert load([write(tmp_path, GOOD.replace("words.parquet", url))]).data.path == url
 

@@ -36,8 +36,8 @@ pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def head(mode: str, folder: Path) -> Iterator[str]:
-    """A head node with its dashboard on loopback: the dashboard's address."""
+def head(mode: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """A head node with its dashboard on loopback: the dashboard's address, and where its sessions are."""
     ports = {"port": free_port(), "dashboard-port": free_port(), "dashboard-agent-listen-port": free_port()}
     command = [sys.executable, "-c", RAY, "start", "--head", "--num-cpus=4", "--num-gpus=1", "--block"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
@@ -63,7 +63,7 @@ def head(mode: str, folder: Path) -> Iterator[str]:
             while "Ray runtime started" not in log.read_text("utf8"):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text("utf8")
                 time.sleep(0.2)
-            yield f"http://127.0.0.1:{ports['dashboard-port']}"
+            yield f"http://127.0.0.1:{ports['dashboard-port']}", Path(place)
         finally:
             started = descendants(process.pid)
             process.send_signal(signal.SIGTERM)
@@ -77,8 +77,8 @@ def head(mode: str, folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The dashboard of a cluster that asks for a token, which this machine has."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A cluster that asks for a token, which this machine has: its dashboard, and where its sessions are."""
     if not Path("~/.ray/auth_token").expanduser().exists():
         subprocess.run(
             [sys.executable, "-c", RAY, "get-auth-token", "--generate"], check=True, capture_output=True
@@ -88,13 +88,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def there(address: str) -> tuple[str, str]:
-    return "--address", address
+def there(cluster: tuple[str, Path]) -> tuple[str, str]:
+    return "--address", cluster[0]
 
 
 def jobs(place: Place, there: Sequence[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = place.json("jobs", *there)["jobs"]
     return found
+
+
+def files_below(top: Path) -> list[Path]:
+    """Those that can be read: Ray has sockets and links beside them."""
+    return [path for path in top.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
 def until(process: "subprocess.Popen[str]", text: str) -> list[str]:
@@ -132,7 +137,10 @@ def job_processes() -> set[int]:
 
 
 def test_a_job_is_followed_to_its_end_and_is_not_run_twice(
-    place: Place, there: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    place: Place,
+    there: tuple[str, str],
+    cluster: tuple[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("A_SECRET", "another value")
     submission = ("submit", "words.yaml", "--secret", "A_SECRET", *there)
@@ -151,8 +159,11 @@ def test_a_job_is_followed_to_its_end_and_is_not_run_twice(
 
     listed = json.dumps(jobs(place, there)) + log + done.stderr
     assert CANARY not in listed and "another value" not in listed
-    for path in place.path.rglob("*"):
-        assert not (path.is_file() and CANARY.encode() in path.read_bytes()), path
+    token = Path("~/.ray/auth_token").expanduser().read_text("utf8").strip()
+    written = {path: path.read_bytes() for top in (place.path, cluster[1]) for path in files_below(top)}
+    assert any("job-driver-" in path.name for path in written)
+    secrets = [each.encode() for each in (CANARY, "another value", token)]
+    assert not [path for path, content in written.items() if any(each in content for each in secrets)]
 
 
 def test_a_job_that_raises_ends_with_its_code_and_its_last_lines(
@@ -237,7 +248,7 @@ def test_a_token_that_is_not_the_clusters_is_refused_in_words(
 
 def test_a_cluster_without_token_on_loopback_will_do(tmp_path: Path) -> None:
     place = furnish(tmp_path / "place")
-    with head("disabled", tmp_path) as found:
+    with head("disabled", tmp_path) as (found, _):
         submission = ("submit", "words.yaml", "--command", "prepare", "--address", found, "--json")
         both = [place.start(*submission, "--no-follow") for _ in range(2)]
         said = [json.loads(process.communicate(timeout=WAIT_SECONDS)[0]) for process in both]

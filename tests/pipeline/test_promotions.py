@@ -170,6 +170,27 @@ def test_without_an_alias_or_with_the_version_before_deleted_there_is_no_way_bac
     assert place.rollback("lost", to=1).version == 1
 
 
+@pytest.mark.parametrize("name", ["pyfunc_model.py", "MLmodel", "artifacts/bundle/code/predictor.py"])
+def test_a_version_with_code_that_was_changed_gets_no_alias_in_either_way(
+    place: Place, made: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    model = name.rpartition("/")[2].partition(".")[0]
+    made(model, ("promoted",) * 2)
+    place.promote(model, 1)
+    place.promote(model, 2)
+    file = place.folder / "mlartifacts" / "words" / "models" / place.model / "artifacts" / name
+    before, mark = file.read_bytes(), tmp_path / "was run"
+    file.write_bytes(f"open({str(mark)!r}, 'w').close()\n".encode() + before)
+    try:
+        for action in (lambda: place.rollback(model), lambda: place.promote(model, 1)):
+            with pytest.raises(ModelError, match=r"is not the one that was registered|was changed after"):
+                action()
+    finally:
+        file.write_bytes(before)
+    assert place.aliases(model) == {"champion": 2, "previous": 1}
+    assert not mark.exists()
+
+
 def test_a_version_whose_files_are_gone_gets_no_alias_in_either_way(
     place: Place, made: Callable[..., Any]
 ) -> None:

@@ -134,6 +134,13 @@ def test_a_search_without_its_result_or_with_copied_weights_cannot_be_repeated(s
         reproduction._tuned(searching, files, Carrying())  # type: ignore[arg-type]
 
 
+def test_where_data_have_moved_to_is_kept_and_so_holds_no_password():
+    assert reproduction._moved(["s3://bucket/a.csv", "/rows/a.csv"]) == ("s3://bucket/a.csv", "/rows/a.csv")
+    with pytest.raises(DataError, match="carries a password") as refused:
+        reproduction._moved(["/rows/a.csv", "https://host/a.csv?sig=S3CR3T"])
+    assert (refused.value.exit_code, "S3CR3T" in str(refused.value)) == (2, False)
+
+
 def test_the_tables_and_the_verdict_are_shown(capsys):
     found = {
         "model": "models:/words/1",

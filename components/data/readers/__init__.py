@@ -4,6 +4,7 @@
                                                    └ import_file, for formats without row groups
 
 paths      what data.path names: files, folders, globs, object stores; compressed or not
+stores  web  hosts                the file systems that answer URLs, and which hosts are asked
 sources    what is handed on, and the two kinds of reader
 parquet  arrow                    read in place
 csv  jsonl  conll  ts  functions  imported, each once, into an Arrow file
@@ -59,11 +60,7 @@ def expand(paths: str | Sequence[str], file_format: str = "auto") -> list[File]:
         DataError: a path names nothing, or a file is of no known format.
         StorageError: an object store cannot be reached.
     """
-    try:
-        return find(paths, SUFFIXES, any_suffix=file_format != "auto")
-    except OSError as error:
-        problem = Problem(file=str(paths), message=f"cannot be read: {error.strerror or error}")
-        raise DataError("The data cannot be read.", problems=[problem]) from error
+    return find(paths, SUFFIXES, any_suffix=file_format != "auto")
 
 
 def format_of(file: File, file_format: str = "auto") -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 
+from components.data import extensions
 from components.data.readers.paths import File
 from components.data.readers.sources import Part, RowGroup, Source
 
@@ -35,7 +36,7 @@ def describe(path: str, name: str) -> Source:
             batch.validate()
             num_values = num_flat * batch.num_rows + sum(_num_values(column) for column in batch.columns)
             groups.append(RowGroup(batch.num_rows, num_values, num_bytes))
-    return Source(path, name, "arrow", _plain_schema(stored), tuple(groups))
+    return Source(path, name, "arrow", _plain_schema(extensions.seen(stored)), tuple(groups))
 
 
 def scan(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
@@ -55,7 +56,7 @@ def scan(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Rec
                 rows = batch.select(list(columns)).slice(start, batch_rows)
                 # Mapped bytes are taken as they are: a damaged offset would be read through, not noticed.
                 rows.validate(full=True)
-                yield _decoded(rows)
+                yield _decoded(extensions.marked(rows))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.data import extensions
 from components.data.readers.paths import File
 from components.data.readers.sources import Part, RowGroup, Source
 
@@ -27,7 +28,8 @@ def describe(path: str, name: str) -> Source:
                     num_bytes=max((chunk.total_compressed_size for chunk in chunks), default=0),
                 )
             )
-        return Source(path, name, "parquet", file.schema_arrow.remove_metadata(), tuple(groups))
+        schema = extensions.seen(file.schema_arrow.remove_metadata())
+        return Source(path, name, "parquet", schema, tuple(groups))
 
 
 def scan(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
@@ -36,7 +38,8 @@ def scan(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Rec
     large = any(part.source.groups[group].num_bytes > LARGE_GROUP_BYTES for group in part.groups)
     buffer_size = BUFFER_BYTES if large else 0
     with _opened(part.source.path, buffer_size=buffer_size, page_checksum_verification=True) as file:
-        yield from file.iter_batches(batch_rows, row_groups=list(part.groups), columns=list(columns))
+        batches = file.iter_batches(batch_rows, row_groups=list(part.groups), columns=list(columns))
+        yield from map(extensions.marked, batches)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from components.data.readers import stores
 from components.data.readers.stores import Address
 from components.errors import DataError, Problem
 from conf.names import nearest
+from conf.urls import EXPECTED, is_url, unknown_scheme
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
 LOCAL_BUFFER_BYTES = 1 << 20
@@ -162,6 +163,8 @@ def find(paths: str | Sequence[str], suffixes: Collection[str], any_suffix: bool
     found: dict[str, File] = {}
     for path in [paths] if isinstance(paths, str) else paths:
         try:
+            if not _is_remote(path) and (scheme := unknown_scheme(path)):
+                raise _fault(path, f"{scheme}: is not read, {EXPECTED}")
             files = _remote(path, suffixes) if _is_remote(path) else _local(_without_scheme(path), suffixes)
         except DataError as error:
             problems += error.problems
@@ -199,13 +202,16 @@ def _components(shown: str) -> list[str]:
 
 
 def _is_remote(path: str) -> bool:
-    return "://" in path and not path.lower().startswith("file://")
+    return is_url(path) and not path.lower().startswith("file://")
 
 
 def _without_scheme(path: str) -> str:
     if not path.lower().startswith("file://"):
         return path
-    url = urlsplit(path.replace("?", "%3F").replace("#", "%23"))
+    try:
+        url = urlsplit(path.replace("?", "%3F").replace("#", "%23"))
+    except ValueError as error:
+        raise _fault(path, f"not a URL that can be read: {error}") from None
     if url.netloc not in ("", "localhost"):
         raise _fault(path, "a file:// URL of another machine; expected file:///path")
     return unquote(url.path)

@@ -2,6 +2,7 @@
 
 import gzip
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,9 @@ from components.data import readers
 from components.data.readers import READERS, File, Source, Wanted, expand, format_of, open_file, parts, scan
 from components.data.readers.paths import relative_names
 from components.data.readers.sources import LINE, NUMBERS, TEXT, TEXTS, Importer
+from components.data.records import Layout, check_schema
 from components.errors import DataError, Problem
+from conf.schema import Settings
 
 
 def write(path: Path, num_rows: int = 4, **options) -> File:
@@ -56,6 +59,55 @@ def describe(files: list[File], file_format: str = "auto") -> tuple[list[Source]
 
 
 # Read in place
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("column", "values", "extension", "said"),
+    [
+        ("x", [[1.0, 2.0]] * 4, "their.tensor", "the extension type their.tensor, stored as list<"),
+        (
+            "id",
+            [1, 2, 3, 4],
+            "their.number",
+            "the extension type their.number, stored as int64, expected text",
+        ),
+        (
+            "label",
+            ["a", "b"] * 2,
+            "their.code",
+            "the extension type their.code, stored as string, expected text",
+        ),
+        ("fold", [0, 1, 2, 2], "their.fold", "the extension type their.fold, stored as int64, expected text"),
+    ],
+)
+def test_a_column_of_an_extension_type_is_refused_by_name_where_it_is_used(
+    tmp_path: Path,
+    make_settings: Callable[..., Settings],
+    kind: str,
+    column: str,
+    values: list,
+    extension: str,
+    said: str,
+):
+    plain = {"id": ["a", "b", "c", "d"], "x": [[1.0], [2.0], [3.0], [4.0]], "label": ["a", "b", "a", "b"]}
+    table = pa.table({**plain, "fold": [0, 1, 2, 2], "unused": [1, 2, 3, 4], column: values})
+    for name, own in ((column, extension), ("unused", "their.other")):
+        field = table.schema.field(name).with_metadata({"ARROW:extension:name": own})
+        at = table.schema.get_field_index(name)
+        table = table.cast(table.schema.set(at, field))
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    source = open_file(File(str(path)), name=path.name, file_format=kind)
+    (problem,) = check_schema(source.schema, Layout.of(make_settings()), file=source.name)
+    assert str(problem).startswith(f"a.{kind}, column {column}: received {said}")
+    # What no setting names is in nobody's way.
+    used = [name for name in ("id", "x", "label", "fold") if name != column]
+    assert rows_of(source, *used) == table.select(used).to_pylist()
 
 
 def test_files_that_cannot_be_opened_are_told_apart_from_those_that_can(folder: Path):

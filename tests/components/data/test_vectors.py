@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow.fs import FileSystem
 
 from components.data import vectors
 from components.data.vectors import Coverage, Joined
@@ -192,13 +193,12 @@ def test_an_array_has_its_tokens_beside_it(tmp_path: Path) -> None:
         vectors.files(setting(path))
 
 
-def test_vectors_are_read_from_an_object_store(tmp_path: Path) -> None:
+def test_vectors_are_read_from_an_object_store(
+    tmp_path: Path, object_store: str, store_files: FileSystem
+) -> None:
     path = write_array(tmp_path / "v.npy")
-    pytest.importorskip("fsspec")
-    import fsspec
-
-    memory = fsspec.filesystem("memory")
     for file in (path, path.with_suffix(".txt")):
-        memory.pipe(f"/bucket/{file.name}", file.read_bytes())
-    joined = vectors.join(TokenInput(column="words", kind="token", vectors="memory://bucket/v.npy"), ENCODING)
+        with store_files.open_output_stream(file.name) as stream:
+            stream.write(file.read_bytes())
+    joined = vectors.join(TokenInput(column="words", kind="token", vectors=f"{object_store}/v.npy"), ENCODING)
     assert table(joined) == {**VECTORS, "The": VECTORS["the"]}

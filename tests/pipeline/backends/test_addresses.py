@@ -4,7 +4,16 @@ import time
 import pytest
 
 from components.errors import TrackerError
-from pipeline.backends.addresses import absolute, artifact_root, probe, redact, scheme_of, sqlite_path
+from pipeline.backends.addresses import (
+    ClusterAddress,
+    absolute,
+    artifact_root,
+    cluster_address,
+    probe,
+    redact,
+    scheme_of,
+    sqlite_path,
+)
 
 
 def test_a_relative_database_is_resolved_against_the_folder(tmp_path):
@@ -40,11 +49,49 @@ def test_the_path_of_a_database_is_known_and_a_server_has_none(tmp_path):
         ("postgresql://me:S3CR3T/@@host/db", "postgresql://***@host/db"),
         ("postgresql://host/db?password=S3CR3T&a=1", "postgresql://host/db?password=***&a=1"),
         ("https://host?X-Token=S3CR3T", "https://host?X-Token=***"),
+        ("https://host/a?sv=1&sig=S3CR3T", "https://host/a?sv=1&sig=***"),
+        ("https://host/a?X-Amz-Signature=S3CR3T&x=1", "https://host/a?X-Amz-Signature=***&x=1"),
+        ("abfs://account:S3CR3T@host/a", "abfs://***@host/a"),
+        ("https://host/a?design=2", "https://host/a?design=2"),
         ("models:/words@champion in http://host", "models:/words@champion in http://host"),
     ],
 )
 def test_secrets_are_masked_and_the_rest_is_kept(text, shown):
     assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "scheme", "host", "port"),
+    [
+        ("auto", "", "127.0.0.1", None),
+        ("head:6379", "", "head", 6379),
+        ("[::1]:6379", "", "::1", 6379),
+        ("ray://head:10001", "ray", "head", 10001),
+        ("http://head:8265", "http", "head", 8265),
+        ("https://ray.example.org", "https", "ray.example.org", None),
+    ],
+)
+def test_the_address_of_a_cluster_is_taken_apart(address, scheme, host, port):
+    assert cluster_address(address) == ClusterAddress(scheme, host, port)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "head", "head:port", ":6379", "head:0", "head:70000", "head:6379/x", "a b:1", "a..b:6379"),
+        *("http://", "http://head:port", "http://[::1", "gopher://head:70", "ray://head", "ray://me@head:1"),
+    ],
+)
+def test_what_is_no_address_of_a_cluster_is_refused_in_words(address):
+    with pytest.raises(ValueError, match=r"^--address is .*, expected host:port, ray://host:port or auto"):
+        cluster_address(address)
+
+
+@pytest.mark.parametrize("address", ["me:S3CR3T@head:6379", "ray://me:S3CR3T@head:1", "http://S3CR3T@h:x"])
+def test_a_password_in_an_address_is_not_repeated(address):
+    with pytest.raises(ValueError, match=r"\*\*\*@h") as refused:
+        cluster_address(address)
+    assert "S3CR3T" not in str(refused.value)
 
 
 def test_a_dead_address_is_found_dead_soon_and_named_without_its_password():
@@ -91,8 +138,11 @@ def test_files_go_to_a_folder_or_an_object_store(tmp_path, place, uri):
     ("place", "tracking_uri", "said"),
     [
         ("gs://bucket", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
+        ("data:files", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
+        ("abfs://account:S3CR3T@host", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
         ("s3://", "sqlite:////srv/mlflow.db", "expected a folder or s3://bucket/prefix"),
         ("s3://key:S3CR3T@bucket", "postgresql://host/mlflow", "carries a password"),
+        ("s3://key:S3CR3T@[bucket", "postgresql://host/mlflow", "expected a folder or s3://bucket/prefix"),
         ("s3://bucket?secret=S3CR3T", "postgresql://host/mlflow", "expected a folder"),
         ("files", "http://mlflow.example.org", "a tracking server decides itself"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from components.errors import ClusterError, DataError, Problem
+from components.errors import AddressError, ClusterError, DataError, Problem
 from pipeline.backends.cluster import Aside, Cluster, WorkerLost, check_address
 
 DASHBOARD_PORT = 8265  # Ray's own choice
@@ -235,10 +235,13 @@ def test_something_else_at_the_address_fails_within_half_a_minute() -> None:
     assert time.monotonic() - begun < 30
 
 
-@pytest.mark.parametrize("address", ["nonsense", "host:port", ":6379"])
+@pytest.mark.parametrize(
+    "address", ["nonsense", "host:port", ":6379", "host:99999", "a..b:6379", "http://host:8265", "ray://[::1"]
+)
 def test_an_address_that_is_none_is_explained(address: str) -> None:
-    with pytest.raises(ClusterError, match="expected host:port"):
+    with pytest.raises(AddressError, match="expected host:port") as refused:
         check_address(address)
+    assert refused.value.exit_code == 2
 
 
 def test_leaving_stops_every_process(root: Path) -> None:

@@ -77,6 +77,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         pass
 
 
+def test_signs_are_kept_beside_the_answers_and_hold_no_password(object_store, store_files):
+    with store_files.open_output_stream("rows.csv") as stream:
+        stream.write(b"x")
+    url = object_store.replace("s3://", "s3://key:S3CR3T@")
+    assert signs([File(f"{url}/rows.csv")]) == [[f"{object_store}/rows.csv", 1, None]]
+
+
 def test_a_file_that_changed_is_told_by_its_signs(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("a", "utf8")

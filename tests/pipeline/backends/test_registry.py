@@ -1,9 +1,12 @@
 import json
+import py_compile
 import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
+from py_compile import PycInvalidationMode
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +18,14 @@ import pytest
 from components import bundles
 from components.errors import ModelError
 from pipeline.backends.packages import Packaging
-from pipeline.backends.registry import Registry
+from pipeline.backends.registry import ENTRY_TAG, Registry
 from pipeline.backends.tracking import Store
+from pipeline.console import Console
+from pipeline.jobs import serve
+from pipeline.jobs.protocol import Limits
+from pipeline.stages import predict as predictions
+from pipeline.stages.predict import predict
+from tests.pipeline.conftest import InProcess
 
 ROWS = [[[0, 1]], [[2, 3], [0, 0], [1, 1]]]
 
@@ -142,6 +151,126 @@ def test_a_version_that_lost_its_digest_is_not_trusted(registry, log):
     bare = replace(version.version, tags={})
     with pytest.raises(ModelError, match="not those that were registered"), registry.fetch(bare):
         pass
+
+
+@pytest.fixture(scope="module")
+def shelf(log, place):
+    """A version, and the folder of its files."""
+    made = log("shelf")
+    return SimpleNamespace(
+        version=made.version, folder=place / "mlartifacts" / "words" / "models" / made.model / "artifacts"
+    )
+
+
+@contextmanager
+def changed(path, content):
+    """The file with another content, or gone, for as long as the block lasts."""
+    before = path.read_bytes() if path.exists() else None
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        if before is not None:
+            path.write_bytes(before)
+
+
+def leaving(mark):
+    """Code that leaves a mark where it is run."""
+    return f"open({str(mark)!r}, 'w').close()\n".encode()
+
+
+@pytest.mark.parametrize("name", ["MLmodel", "pyfunc_model.py"])
+def test_files_by_which_mlflow_gets_to_the_bundle_are_compared(registry, shelf, name):
+    registry.check_entry(shelf.version)
+    path = shelf.folder / name
+    for content in (path.read_bytes() + b"\n", b"# another\n"):
+        with (
+            changed(path, content),
+            pytest.raises(ModelError, match=f"{name} of models:/shelf/1 is not the one that was registered"),
+        ):
+            registry.check_entry(shelf.version)
+    with changed(path, None), pytest.raises(ModelError, match=f"{name} of models:/shelf/1 is gone"):
+        registry.check_entry(shelf.version)
+    registry.check_entry(shelf.version)
+
+
+def test_a_version_of_a_release_that_kept_no_digests_of_these_files_passes(registry, words):
+    tags = {name: value for name, value in words.version.tags.items() if name != ENTRY_TAG}
+    registry.check_entry(replace(words.version, tags=tags))
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "predictor.py", "seals.py", "added.py"])
+def test_code_that_was_tampered_with_is_refused_and_not_imported(registry, shelf, tmp_path, name):
+    mark, path = tmp_path / "was run", shelf.folder / "artifacts" / "bundle" / "code" / name
+    with changed(path, leaving(mark) + (path.read_bytes() if path.exists() else b"")):
+        with (
+            pytest.raises(ModelError, match=r"was changed after|were not written with it"),
+            registry.fetch(shelf.version),
+        ):
+            pass
+        # As whoever uses MLflow alone loads it.
+        with pytest.raises(ValueError, match=r"was changed after it was written, or added"):
+            registry.store.mlflow.pyfunc.load_model(str(shelf.folder))
+    assert not mark.exists()
+
+
+def predicting(uri, folder):
+    pq.write_table(pa.table({"id": ["a", "b"], "frames": ROWS}), folder / "rows.parquet")
+    predict(
+        "models:/shelf/1",
+        [str(folder / "rows.parquet")],
+        out=folder / "out.parquet",
+        tracking_uri=uri,
+        cluster=InProcess(),
+        pool=InProcess(),
+        options=predictions.Options(),
+        console=Console(level=-1),
+    )
+
+
+def serving(uri, folder):
+    options = serve.Options(
+        **{"host": "127.0.0.1", "port": 0, "token": None, "hosts": (), "replicas": 1, "limits": Limits()},
+        **{"batch_wait": 0.002, "max_batch_rows": 256, "follow": False, "poll": 15.0, "grace": 30.0},
+    )
+    alone = SimpleNamespace(address=None)
+    serve.serve(
+        "models:/shelf/1",
+        options=options,
+        tracking_uri=uri,
+        cluster=alone,
+        scratch=None,
+        console=Console(level=-1),
+    )
+
+
+@pytest.mark.parametrize("command", [predicting, serving])
+def test_a_command_refuses_a_version_with_code_that_was_tampered_with(registry, shelf, tmp_path, command):
+    mark, path = tmp_path / "was run", shelf.folder / "artifacts" / "bundle" / "code" / "predictor.py"
+    with (
+        changed(path, leaving(mark) + path.read_bytes()),
+        pytest.raises(ModelError, match="was changed after it was written"),
+    ):
+        command(registry.store.uri, tmp_path)
+    assert not mark.exists()
+
+
+def test_code_compiled_beside_a_model_is_not_run(registry, shelf, tmp_path):
+    mark, code = tmp_path / "was run", shelf.folder / "artifacts" / "bundle" / "code"
+    (tmp_path / "predictor.py").write_bytes(leaving(mark) + (code / "predictor.py").read_bytes())
+    compiled = code / "__pycache__" / f"predictor.{sys.implementation.cache_tag}.pyc"
+    py_compile.compile(
+        str(tmp_path / "predictor.py"), str(compiled), invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
+    )
+    try:
+        model = registry.store.mlflow.pyfunc.load_model(str(shelf.folder))
+    finally:
+        shutil.rmtree(compiled.parent)
+    assert len(model.predict(pd.DataFrame({"frames": ROWS}))) == len(ROWS)
+    assert not mark.exists()
 
 
 def test_files_beside_the_bundle_are_fetched_as_far_as_they_are_there(registry, words):

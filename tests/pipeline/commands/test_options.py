@@ -29,11 +29,22 @@ def test_tracker_and_cluster_can_come_from_variables_and_an_option_goes_before(
     assert str(place / "theirs.db") in failure(capsys, "models", "nobody", "--json")["error"]
     option = ["--tracking-uri", "sqlite:///ours.db"]
     assert str(place / "ours.db") in failure(capsys, "models", "nobody", *option, "--json")["error"]
-    monkeypatch.setenv("RECURRA_ADDRESS", "nowhere")
-    for address, arguments in (("nowhere", []), ("elsewhere", ["--address", "elsewhere"])):
+    monkeypatch.setenv("RECURRA_ADDRESS", "127.0.0.1:1")
+    for address, arguments in (("127.0.0.1:1", []), ("127.0.0.1:2", ["--address", "127.0.0.1:2"])):
         assert call("check", "lines.yaml", *arguments, "--json") == 3
         (problem,) = json.loads(capsys.readouterr().out)["problems"]
-        assert f"--address is '{address}', expected host:port" in problem["message"]
+        assert f"Nothing answers at {address}" in problem["message"]
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["check", "lines.yaml"], ["jobs"]])
+@pytest.mark.parametrize("address", ["nowhere", "http://[::1", "http://head:99999", "me:S3CR3T@head:6379"])
+def test_an_address_that_is_none_is_refused_before_anything_is_tried(
+    place: Path, capsys: pytest.CaptureFixture[str], command: list[str], address: str
+) -> None:
+    assert call(*command, "--address", address, "--json") == 2
+    out, err = capsys.readouterr()
+    assert "expected host:port, ray://host:port or auto" in json.loads(out)["error"]
+    assert "S3CR3T" not in out + err
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,12 @@ def test_an_object_store_gets_a_working_folder_of_its_own_and_makes_no_folder_he
         ("s3://", "expected a folder or s3://bucket/prefix"),
         ("s3://bucket/runs?region=x", "expected a folder or s3://bucket/prefix"),
         ("s3://me:S3CR3T@bucket/runs", "carries a password"),
+        ("abfs://account:S3CR3T@host/runs", "expected a folder or s3://bucket/prefix"),
+        ("ftp://me:S3CR3T@host/runs", "expected a folder or s3://bucket/prefix"),
+        ("gopher://host/runs", "expected a folder or s3://bucket/prefix"),
+        ("jar:file:///runs.zip", "expected a folder or s3://bucket/prefix"),
+        ("data:runs", "expected a folder or s3://bucket/prefix"),
+        ("s3:bucket/runs", "expected a folder or s3://bucket/prefix"),
     ],
 )
 def test_a_storage_that_cannot_be_is_refused(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from components.errors import BusyError, StorageError
+from components.errors import AddressError, BusyError, StorageError
 from pipeline.jobs.diary import DONE, PENDING, RUNNING, SKIPPED, Diary, LeaseLost, Schedule, Slot
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -134,6 +134,16 @@ def test_a_database_that_cannot_be_opened_is_told_without_its_password(tmp_path)
     (tmp_path / "file").write_text("no database")
     with pytest.raises(StorageError, match="file"):
         Diary(f"sqlite:///{tmp_path}/file")
+
+
+@pytest.mark.parametrize(
+    "uri", ["schedules.db", "postgresql://me:S3CR3T@host:x/db", "ftp://me:S3CR3T@host/db"]
+)
+def test_what_is_no_database_is_refused_without_its_password(uri):
+    with pytest.raises(AddressError, match="The schedules' database is") as refused:
+        Diary(uri)
+    assert refused.value.exit_code == 2
+    assert "S3CR3T" not in str(refused.value)
 
 
 def test_a_slot_by_hand_keeps_that(diary):

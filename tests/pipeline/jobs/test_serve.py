@@ -103,8 +103,28 @@ def test_a_token_has_a_length_and_a_file(tmp_path):
     path = tmp_path / "token"
     with pytest.raises(DataError, match="cannot be read"):
         read_token(path)
+    path.touch(mode=0o600)
     path.write_text("short\n")
     with pytest.raises(DataError, match="fewer than 16"):
         read_token(path)
     path.write_text(" 0123456789abcdef\n")
     assert read_token(path) == "0123456789abcdef"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644])
+def test_a_token_that_others_can_read_or_replace_is_refused(tmp_path, mode):
+    path = tmp_path / "the token"
+    path.write_text("0123456789abcdef\n")
+    path.chmod(mode)
+    with pytest.raises(DataError, match=f"open to others on this machine \\(mode {mode:04o}\\)") as refused:
+        read_token(path)
+    assert refused.value.hint == f"chmod 600 '{path}'"
+    assert "0123456789abcdef" not in str(refused.value)
+    path.chmod(0o600)
+    assert read_token(path) == "0123456789abcdef"
+
+
+def test_a_host_that_can_be_none_is_refused(tmp_path):
+    for host in ("a..b", "ü" * 70):
+        with pytest.raises(DataError, match=f"--host is '{host}', expected a name"):
+            begin(tmp_path, tmp_path, host=host, token="0123456789abcdef")

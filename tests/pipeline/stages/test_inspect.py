@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import FileSystem
 
 from conf.load import load
 from pipeline import cli
@@ -105,6 +106,32 @@ def test_without_a_file_the_settings_are_shown_and_nothing_is_written(
     assert "path: lines.parquet" in out
     assert "-o conf.yaml" in err
     assert [path.name for path in folder.iterdir()] == ["lines.parquet"]
+
+
+def test_a_password_in_a_url_gets_into_no_settings(
+    folder: Path, capsys: pytest.CaptureFixture[str], object_store: str, store_files: FileSystem
+) -> None:
+    with store_files.open_output_stream("rows.parquet") as stream:
+        pq.write_table(pa.table(lines()), stream)
+    url = object_store.replace("s3://", "s3://key:S3CR3T/x@")
+    assert call(f"{url}/rows.parquet?region=us-east-1", "-o", "conf.yaml") == 0
+    out, err = capsys.readouterr()
+    written = Path("conf.yaml").read_text("utf8")
+    assert f"{object_store}/rows.parquet?region=us-east-1" in written
+    assert "leave out the password" in err
+    assert "S3CR3T" not in written + out + err
+
+
+def test_a_column_of_an_extension_type_is_proposed_for_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pa.table({**lines(), "codes": lines()["frames"]})
+    field = table.schema.field("codes").with_metadata({"ARROW:extension:name": "their.codes"})
+    pq.write_table(table.cast(table.schema.set(table.schema.get_field_index("codes"), field)), "data.parquet")
+    said = asked(capsys, "data.parquet", "-o", "conf.yaml")
+    assert [part["column"] for part in said["settings"]["data"]["inputs"]] == ["frames"]
+    (codes,) = [each for each in said["columns"] if each["column"] == "codes"]
+    assert codes["type"].startswith("the extension type their.codes, stored as list<")
 
 
 def test_json_says_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,10 @@ def test_wildcards_pass_over_hidden_names_unless_they_ask_for_them(folder: Path)
         ("rows.foo", "rows.foo: unknown format, expected a name in .parquet, .csv"),
         ("rows.gz", "rows.gz: unknown format"),
         ("file://elsewhere/x.csv", "another machine"),
-        ("zz://bucket/x.csv", "zz://bucket/x.csv: not a URL that can be read: zz:// is not known"),
+        ("file://[elsewhere/x.csv", "not a URL that can be read: Invalid IPv6 URL"),
+        ("zz://bucket/x.csv", "zz://bucket/x.csv: zz:// is not read, expected a path, file://, s3://"),
+        ("jar:file:///x.zip!/x.csv", "jar: is not read, expected a path, file://, s3://"),
+        ("data:text/csv,id", "data: is not read, expected a path, file://, s3://"),
         ("s3://", "expected scheme://bucket/path"),
         (
             "s3://k:sssecret@b/x.csv?nonsense=1",
@@ -108,6 +111,13 @@ def test_every_path_at_fault_is_named_at_once(folder: Path):
     with pytest.raises(DataError) as caught:
         find(["a.parquet", "b.parquet", "c.foo"], KNOWN)
     assert len(caught.value.problems) == 3
+
+
+def test_a_name_with_a_colon_is_a_file_where_there_is_one(folder: Path):
+    touch(folder / "data:1.csv")
+    assert (
+        below(folder, find("data:1.csv", KNOWN)) == below(folder, find("data:*.csv", KNOWN)) == ["data:1.csv"]
+    )
 
 
 def test_a_format_that_is_named_needs_no_suffix(folder: Path):
@@ -312,10 +322,3 @@ def test_a_store_that_cannot_be_reached_is_given_up_soon(object_store: str, answ
 def test_a_refusal_is_told_from_what_is_not_there(error: OSError, kind: type[Exception], said: str):
     with pytest.raises(kind, match=said), stores.refusals("s3://key:sesame@bucket/a.csv"):
         raise error
-
-
-def test_other_stores_are_fsspecs(tmp_path: Path):
-    fsspec = pytest.importorskip("fsspec")
-    fsspec.filesystem("memory").pipe("/box/d/year=1/a.csv", b"hello")
-    (file,) = find("memory://box/d", KNOWN)
-    assert (file.size(), file.stream().read(), dict(file.partitions)) == (5, b"hello", {"year": "1"})

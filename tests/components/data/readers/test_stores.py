@@ -63,10 +63,27 @@ def test_what_a_retry_can_help_has_another_exit_code_and_no_secret_is_told(
     assert "s3://bucket/a.csv" in str(caught.value)
 
 
-def test_a_scheme_that_nobody_knows_is_refused() -> None:
-    url = "nowhere://bucket/a.csv"
-    with pytest.raises(DataError, match="nowhere:// is not known"), stores.refusals(url):
+@pytest.mark.parametrize(
+    "scheme", ["nowhere", "gopher", "ftp", "sftp", "jar", "data", "memory", "zip", "github", "smb", "local"]
+)
+def test_a_scheme_that_rows_are_not_read_by_is_refused_with_those_that_are(scheme: str) -> None:
+    url = f"{scheme}://bucket/a.csv"
+    with pytest.raises(DataError, match=rf"{scheme}:// is not read, expected .*s3://.*https://") as caught:
         stores.connect(url)
+    assert caught.value.exit_code == 2
+
+
+def test_a_scheme_whose_library_is_missing_names_it() -> None:
+    url = "hf://datasets/someone/rows/a.csv"
+    with pytest.raises(DataError, match="huggingface_hub"), stores.refusals(url):
+        stores.connect(url)
+
+
+def test_a_file_that_a_library_misses_is_told_without_its_query() -> None:
+    url = "https://host/a.csv?sig=S3CR3T"
+    with pytest.raises(FileNotFoundError) as caught, stores.refusals(url):
+        raise FileNotFoundError(url)
+    assert (caught.value.filename, "S3CR3T" in str(caught.value)) == ("https://host/a.csv", False)
 
 
 @pytest.mark.parametrize(
