@@ -500,6 +500,11 @@ class ConvolutionSettings(Section):
     widths: Annotated[tuple[Span, ...], listed(min_length=1, max_length=16)] = Field(
         description="How many steps each reads at once."
     )
+    norm: Literal["step", "sequence", "channel"] = Field(
+        default="step",
+        description="What the outputs of each are normalised over: the filters of a step, all that a sequence "
+        "has, or its steps, filter by filter.",
+    )
     dropout: Rate = Field(default=0.0, description="Of the outputs of each while training.")
 
     @model_validator(mode="after")
