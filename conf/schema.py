@@ -502,8 +502,8 @@ class ConvolutionSettings(Section):
     )
     norm: Literal["step", "sequence", "channel"] = Field(
         default="step",
-        description="What the outputs of each are normalised over: the filters of a step, all that a sequence "
-        "has, or its steps, filter by filter.",
+        description="What the outputs of each are normalised over: the filters of a step, all steps and "
+        "filters of a sequence, or the steps of a filter (channel).",
     )
     dropout: Rate = Field(default=0.0, description="Of the outputs of each while training.")
 
@@ -514,6 +514,15 @@ class ConvolutionSettings(Section):
                 f"{len(self.filters)} filters, {len(self.widths)} widths", at="widths", hint="Give one each."
             )
         return self
+
+
+class BranchSettings(ConvolutionSettings):
+    """Convolutions over time beside the recurrence, and what of their outputs a classifier reads."""
+
+    pool: Literal["mean", "max", "both"] = Field(
+        default="mean",
+        description="What the head reads of each filter: its mean over time, its largest value, or both.",
+    )
 
 
 class ModelSettings(Section):
@@ -550,10 +559,10 @@ class ModelSettings(Section):
     front: ConvolutionSettings | None = Field(
         default=None, description="Convolutions over time before the recurrence."
     )
-    branch: ConvolutionSettings | None = Field(
+    branch: BranchSettings | None = Field(
         default=None,
-        description="Convolutions over time beside the recurrence, for a classifier; their mean over time "
-        "joins what the readout says.",
+        description="Convolutions over time beside the recurrence, for a classifier; what they found over "
+        "all time joins what the readout says.",
     )
     readout: Literal["last", "mean", "max", "attention"] = Field(
         default="last",

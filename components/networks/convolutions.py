@@ -1,12 +1,12 @@
 """Convolutions over time, right-padded sequences read as if they had no padding.
 
     x (B, T, F) ─ [convolution ─ normalisation ─ rectified ─ dropout] x filters ─ (B, T, C)
-                                                   (B, C) ─ mean over real steps ─┘
+                                                   (B, C) ─ pool over real steps ─┘
 
 Letters: B batch, T padded time, F features, C channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import keras
@@ -116,6 +116,24 @@ def mean_over_time(x: Tensor, lengths: Tensor) -> Tensor:
     real = tf.sequence_mask(lengths, tf.shape(x)[1])[..., tf.newaxis]
     total = tf.reduce_sum(tf.cast(_only(real, x), tf.float32), axis=1)
     return tf.cast(total / tf.cast(lengths, tf.float32)[:, tf.newaxis], x.dtype)
+
+
+def max_over_time(x: Tensor, lengths: Tensor) -> Tensor:
+    """Largest value over real steps, (B, T, C) to (B, C)."""
+    real = tf.sequence_mask(lengths, tf.shape(x)[1])[..., tf.newaxis]
+    return tf.reduce_max(tf.where(real, x, x.dtype.min), axis=1)
+
+
+def mean_and_max(x: Tensor, lengths: Tensor) -> Tensor:
+    """Both, (B, T, C) to (B, 2 C)."""
+    return tf.concat([mean_over_time(x, lengths), max_over_time(x, lengths)], axis=-1)
+
+
+POOLS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": mean_over_time,
+    "max": max_over_time,
+    "both": mean_and_max,
+}
 
 
 def _only(real: Tensor, x: Tensor) -> Tensor:

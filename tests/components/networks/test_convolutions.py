@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.networks.convolutions import EPSILON, Convolutions, Normalisation, mean_over_time
+from components.networks.convolutions import EPSILON, POOLS, Convolutions, Normalisation, mean_over_time
 from components.networks.layers import Noise
 from conf.schema import ConvolutionSettings
 
@@ -151,12 +151,14 @@ def test_another_place_has_noise_and_weights_of_its_own() -> None:
     assert (output(one, noise()) != output(other, noise())).any()
 
 
-def test_mean_over_time_is_of_real_steps() -> None:
+def test_what_is_pooled_is_of_real_steps() -> None:
     x = np.random.default_rng(2).normal(size=(4, 9, 3)).astype(np.float32)
     x[np.arange(9) >= LENGTHS[:, np.newaxis]] = np.nan
-    found = mean_over_time(tf.constant(x), tf.constant(LENGTHS)).numpy()
+    found = {name: pool(tf.constant(x), tf.constant(LENGTHS)).numpy() for name, pool in POOLS.items()}
     for row, length in enumerate(LENGTHS):
-        np.testing.assert_allclose(found[row], x[row, :length].mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(found["mean"][row], x[row, :length].mean(axis=0), atol=1e-6)
+        np.testing.assert_array_equal(found["max"][row], x[row, :length].max(axis=0))
+    np.testing.assert_array_equal(found["both"], np.concatenate([found["mean"], found["max"]], axis=1))
 
 
 def test_mean_over_time_of_a_long_sequence_fits_half_precision() -> None:
