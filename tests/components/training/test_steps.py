@@ -96,7 +96,7 @@ def train(steps: Steps, data: SequenceSet, *, batch_size: int = 8, **training: A
     return [step(steps, data, plan[at : at + each], **training) for at in range(0, len(plan), each)]
 
 
-EVERYTHING_BESIDE = {"filters": (2,), "widths": (3,)}
+EVERYTHING_BESIDE = {"filters": (2,), "widths": (3,), "norm": "sequence"}
 SMOOTH_AND_WEIGHED = {"label_smoothing": 0.1, "class_weights": {"B-X": 3.0, "O": 0.5}}
 
 
