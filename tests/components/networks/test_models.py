@@ -49,6 +49,8 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "attention": {"readout": "attention", "bidirectional": True},
     "branch": {"branch": CONVOLUTIONS, "encoder": {"units": [3]}},
     "context": {"context": "readout", "branch": CONVOLUTIONS},
+    "branch by channel": {"branch": {**CONVOLUTIONS, "norm": "channel", "pool": "max"}},
+    "branch by sequence": {"branch": {**CONVOLUTIONS, "norm": "sequence", "pool": "both"}},
 }
 CASES = [
     *(("labelling", name, model) for name, model in LABELLERS.items()),
@@ -175,6 +177,11 @@ def test_the_number_of_parameters_follows_the_formula(cell: str, gates: int, bia
         ("labelling", {"encoder": {"units": [4]}}, 4 * 4 + 4),
         ("classification", {"readout": "attention"}, 3 * 3 + 3 + 3),
         ("classification", {"branch": {"filters": [2], "widths": [5]}}, (5 * 4 * 2 + 2) + 2 * 2 + 2 * 4),
+        (
+            "classification",
+            {"branch": {"filters": [2], "widths": [5], "pool": "both"}},
+            (5 * 4 * 2 + 2) + 2 * 2 + 4 * 4,
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

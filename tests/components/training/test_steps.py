@@ -108,7 +108,7 @@ def train(steps: Steps, data: SequenceSet, *, batch_size: int = 8, **training: A
     return [step(steps, data, parts, **training) for parts in plan_of(data, batch_size, **training)]
 
 
-EVERYTHING_BESIDE = {"filters": (2,), "widths": (3,)}
+EVERYTHING_BESIDE = {"filters": (2,), "widths": (3,), "norm": "sequence"}
 SMOOTH_AND_WEIGHED = {"label_smoothing": 0.1, "class_weights": {"B-X": 3.0, "O": 0.5}}
 
 
