@@ -78,13 +78,14 @@ def test_kill_9_in_mid_epoch_then_the_same_command_equals_an_undisturbed_run(
     children = descendants(process.pid)
     process.kill()
     process.communicate()
-    assert_gone(children)
+    # Its processes may take a minute to notice, which this one does not wait for.
     outcome = place.json("train", "words.yaml", *LONG)
     (run,) = place.runs()
     assert outcome["run_dir"] == str(run)
     assert outcome["stages"][0]["status"] == "reused"
     assert_same_training(run, undisturbed)
     assert not list((run / "checkpoints").glob("step-*"))
+    assert_gone(children)
 
 
 @pytest.mark.fault("kill -9 of a training worker")

@@ -89,6 +89,7 @@ def wait_for_published_step(files: FileSystem, process: "subprocess.Popen[str]")
 
 
 @pytest.mark.fault("kill -9 of the driver")
+@pytest.mark.thorough
 def test_kill_9_then_the_same_command_with_nothing_but_the_bucket_equals_an_undisturbed_run(
     tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,7 @@ def test_kill_9_then_the_same_command_with_nothing_but_the_bucket_equals_an_undi
     assert not there.runs() and not list(there.path.glob("s3:*"))
 
 
+@pytest.mark.thorough
 def test_finished_runs_are_reused_and_used_from_an_empty_cache(
     tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:

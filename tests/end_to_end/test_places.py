@@ -96,6 +96,7 @@ def test_b27_so_it_is_with_every_command_that_writes(reading: Bound, command: st
     assert f"{reading.path} cannot be written." in done.stderr
 
 
+@pytest.mark.thorough
 def test_b27_every_run_and_file_of_a_search_is_in_the_store_that_the_driver_named(
     reading: Bound, tmp_path: Path
 ) -> None:

@@ -231,6 +231,7 @@ def test_a_trial_whose_process_is_killed_goes_on_in_another_one(tmp_path: Path) 
     assert [as_told(trial) for trial in found.searched] == [as_told(trial) for trial in expected.searched]
 
 
+@pytest.mark.thorough
 def test_a_signal_checkpoints_the_trials_and_other_settings_are_refused(tmp_path: Path) -> None:
     place = searching(tmp_path, trials=6)
     process = place.start("tune", "words.yaml", "--set", "train.epochs=40")
@@ -257,6 +258,7 @@ def test_a_signal_checkpoints_the_trials_and_other_settings_are_refused(tmp_path
     assert as_told(reused[0])[1:] == as_told(finished[0])[1:]
 
 
+@pytest.mark.thorough
 def test_failed_trials_are_counted_and_the_best_of_the_others_is_taken(tmp_path: Path) -> None:
     place = furnish(tmp_path)
     space = "{train.class_weights: {choice: [none, balanced, effective, {nobody: 2.0}]}}"
@@ -282,6 +284,7 @@ def test_where_the_only_trial_fails_nothing_is_registered(tmp_path: Path) -> Non
         assert not database.execute("select * from model_versions").fetchall()
 
 
+@pytest.mark.thorough
 def test_a_population_exchanges_weights_and_settings(tmp_path: Path) -> None:
     place = furnish(tmp_path)
     rates = "{train.learning_rate: {loguniform: [1.0e-4, 5.0e-2]}}"
