@@ -103,6 +103,11 @@ class TokenInput(Section):
         le=MAX_VOCABULARY,
         description="How many tokens are known at most; the most frequent ones are.",
     )
+    unknown_rate: Rate = Field(
+        default=0.01,
+        description="The share of the tokens made unknown at random while training; with `characters` a "
+        "larger one, such as 0.2, makes the network rely on these for rare tokens.",
+    )
     embedding: int | None = Field(
         default=None,
         ge=1,
@@ -123,6 +128,13 @@ class TokenInput(Section):
         description="Whether the network also reads the characters of each token, and how: with a "
         "convolution (also `true`), or with a recurrence from both ends.",
     )
+    character_units: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="How wide what reads the characters is: the filters of the convolution, or the units of "
+        "the recurrence in each direction; null: 32 filters or 25 units.",
+    )
     lowercase: bool = Field(default=False, description="Whether upper and lower case are the same token.")
     normalise: Literal["none", "NFC", "NFKC"] = Field(
         default="NFC", description="The Unicode form that tokens are brought to."
@@ -133,6 +145,16 @@ class TokenInput(Section):
         if self.fixed_vectors and self.vectors is None:
             raise conflict(
                 "there are no vectors to fix", at="fixed_vectors", hint="Name their file in `vectors`."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_characters(self) -> Self:
+        if self.character_units is not None and not self.characters:
+            raise conflict(
+                "no characters are read",
+                at="character_units",
+                hint="Set `characters` to convolution or recurrent.",
             )
         return self
 

@@ -272,4 +272,6 @@ def _fit_tokens(setting: TokenInput, statistics: Counts) -> TokenEncoding:
         characters=tuple(alphabet),
         max_characters=min(longest, MAX_CHARACTERS),
         spelling="recurrent" if setting.characters == "recurrent" else "convolution",
+        character_units=setting.character_units or 0,
+        unknown_rate=setting.unknown_rate,
     )

@@ -20,12 +20,14 @@ from components.networks.layers import Direction, Noise, Tensor, last_step
 from components.served.encoding import Slot
 from components.served.symbols import PADDING, UNKNOWN, UNKNOWN_CHARACTER
 
-# Of character vectors, of the stretch that a filter reads, and how many filters there are.
+# Of character vectors, of the stretch that a filter reads, and, unless settings say, how many filters.
 CHARACTER_WIDTH, FILTER_WIDTH, FILTERS = 16, 3, 32
-# Of character vectors that a recurrence reads, and its units in each direction, as the paper below has them.
+# Of character vectors that a recurrence reads, and, unless settings say, its units in each direction, as the
+# paper below has them.
 SPELLING_WIDTH, SPELLING_UNITS = 25, 25
 # Word dropout (Bowman et al. 2016, arXiv:1511.06349) only so that the vector of the unknown is learnt: every
-# symbol of the training rows is known. Rates that are to regularise are far higher.
+# symbol of the training rows is known. Rates that are to regularise are far higher, and settings give
+# those of tokens.
 UNKNOWN_RATE = 0.01
 # Of random numbers: beyond those of 64 layers.
 FIRST_SEED, SEEDS_PER_SLOT = 10_000, 10
@@ -53,7 +55,7 @@ class _Symbol:
     def __init__(self, slot: Slot, seed: int, vectors: np.ndarray | None) -> None:
         if slot.fixed and vectors is None:
             raise ValueError(f"{slot} has fixed vectors, but they are not given")
-        self.width, self.once = slot.embedding, slot.once
+        self.width, self.once, self.unknown_rate = slot.embedding, slot.once, slot.unknown_rate
         self.num_learnt = slot.size - slot.fixed
         self.table = _table(self.num_learnt, slot.embedding, seed)
         self.parts = [self.table]
@@ -66,7 +68,8 @@ class _Symbol:
             self.table.embeddings.assign(np.concatenate([drawn, vectors]))
 
     def __call__(self, x: Tensor, noise: Noise | None) -> Tensor:
-        symbols = _some_unknown(tf.cast(x[..., 0], tf.int32), UNKNOWN, noise, once=self.once)
+        rate = UNKNOWN_RATE if self.unknown_rate is None else self.unknown_rate
+        symbols = _some_unknown(tf.cast(x[..., 0], tf.int32), UNKNOWN, noise, rate=rate, once=self.once)
         if len(self.parts) == 1:
             return self.table(symbols)
         learnt = self.table(tf.minimum(symbols, self.num_learnt - 1))
@@ -75,18 +78,17 @@ class _Symbol:
 
 
 class _Characters:
-    """What a token is spelt like, (B, T, L) to (B, T, FILTERS).
+    """What a token is spelt like, (B, T, L) to (B, T, width).
 
     A convolution over the vectors of its characters, and the maximum over these (Ma & Hovy 2016,
     doi:10.18653/v1/P16-1101; Chiu & Nichols 2016, doi:10.1162/tacl_a_00104). L has no say.
     """
 
-    width = FILTERS
-
     def __init__(self, slot: Slot, seed: int, vectors: np.ndarray | None) -> None:
+        self.width = slot.units or FILTERS
         self.table = _table(slot.size, CHARACTER_WIDTH, seed)
         self.filters = keras.layers.Conv1D(
-            FILTERS,
+            self.width,
             FILTER_WIDTH,
             padding="same",
             kernel_initializer=keras.initializers.GlorotUniform(seed=seed + 1),
@@ -100,26 +102,26 @@ class _Characters:
         vectors = tf.where(real, self.table(characters), 0.0)
         shape = tf.shape(characters)
         found = self.filters(tf.reshape(vectors, [-1, characters.shape[-1], CHARACTER_WIDTH]))
-        found = tf.reshape(found, [shape[0], shape[1], characters.shape[-1], FILTERS])
+        found = tf.reshape(found, [shape[0], shape[1], characters.shape[-1], self.width])
         largest = tf.reduce_max(tf.where(real, found, found.dtype.min), axis=2)
         return tf.where(tf.reduce_any(real, axis=2), largest, 0.0)
 
 
 class _Spelling:
-    """What a token is spelt like, (B, T, L) to (B, T, 2 SPELLING_UNITS): the last states of a recurrence.
+    """What a token is spelt like, (B, T, L) to (B, T, width): the last states of a recurrence.
 
     It reads the token's characters from both ends (Lample et al. 2016, doi:10.18653/v1/N16-1030), L steps one
     after another, for every token of the padded batch: it takes longer than the convolution.
     """
 
-    width = 2 * SPELLING_UNITS
-
     def __init__(self, slot: Slot, seed: int, vectors: np.ndarray | None) -> None:
+        units = slot.units or SPELLING_UNITS
+        self.width = 2 * units
         self.table = _table(slot.size, SPELLING_WIDTH, seed)
         self.directions = [
             Direction(
                 "lstm",
-                units=SPELLING_UNITS,
+                units=units,
                 num_features=SPELLING_WIDTH,
                 reverse=reverse,
                 unroll=False,
@@ -216,12 +218,15 @@ def _table(size: int, width: int, seed: int, *, trainable: bool = True) -> keras
 def _spelt(x: Tensor, noise: Noise | None) -> Tensor:
     """The numbers of characters, while training a few of them made unknown; padding stays."""
     characters = tf.cast(x, tf.int32)
-    return tf.where(characters != PADDING, _some_unknown(characters, UNKNOWN_CHARACTER, noise), PADDING)
+    some = _some_unknown(characters, UNKNOWN_CHARACTER, noise, rate=UNKNOWN_RATE)
+    return tf.where(characters != PADDING, some, PADDING)
 
 
-def _some_unknown(numbers: Tensor, unknown: int, noise: Noise | None, *, once: bool = False) -> Tensor:
-    """The numbers, while training a few of them made unknown; with `once` at all steps of a sequence."""
+def _some_unknown(
+    numbers: Tensor, unknown: int, noise: Noise | None, *, rate: float, once: bool = False
+) -> Tensor:
+    """The numbers, while training a share of them made unknown; with `once` at all steps of a sequence."""
     if noise is None:
         return numbers
     shape = tf.stack([tf.shape(numbers)[0], 1]) if once else tf.shape(numbers)
-    return tf.where(noise.keep_mask(shape, UNKNOWN_RATE) > 0, numbers, unknown)
+    return tf.where(noise.keep_mask(shape, rate) > 0, numbers, unknown)

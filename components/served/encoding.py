@@ -37,6 +37,8 @@ class Slot:
     embedding: int = 0  # of symbols: the width of their vectors
     fixed: int = 0  # of symbols: how many, the last ones, have vectors that are not learnt
     once: bool = False  # whether it is context: the same at every step of a sequence
+    unknown_rate: float | None = None  # of symbols: share made unknown in training; None: the network's own
+    units: int = 0  # of characters: the width of what reads them; 0: the network's own
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,10 @@ def slots_of(part: InputEncoding) -> list[Slot]:
     if isinstance(part, CategoryEncoding):
         return [Slot("symbol", 1, 1 + len(part.categories), part.embedding)]
     fixed = part.vectors if part.fixed else 0
-    slots = [Slot("symbol", 1, 1 + len(part.tokens), part.embedding, fixed)]
+    rate = part.unknown_rate
+    slots = [Slot("symbol", 1, 1 + len(part.tokens), part.embedding, fixed=fixed, unknown_rate=rate)]
     if part.max_characters:
         kind = "spelling" if part.spelling == "recurrent" else "characters"
-        slots.append(Slot(kind, part.max_characters, FIRST_CHARACTER + len(part.characters)))
+        size = FIRST_CHARACTER + len(part.characters)
+        slots.append(Slot(kind, part.max_characters, size, units=part.character_units))
     return slots

@@ -52,8 +52,10 @@ class TokenEncoding:
     characters: tuple[str, ...] = ()  # character i is number i + 2; none: characters are not read
     max_characters: int = 0  # L
     spelling: str = "convolution"  # how characters are read: convolution | recurrent
+    character_units: int = 0  # width of what reads characters; 0: the network's own
     vectors: int = 0  # how many tokens, the last ones, have the vector of a file
     fixed: bool = False  # whether those are not learnt
+    unknown_rate: float | None = None  # share made unknown while training; None: the network's own
 
     @property
     def width(self) -> int:

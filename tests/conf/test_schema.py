@@ -328,6 +328,13 @@ def test_without_vectors_there_is_nothing_to_fix() -> None:
     assert TokenInput(column="words", kind="token", vectors="v.txt", fixed_vectors=True).fixed_vectors
 
 
+def test_a_width_of_characters_is_refused_where_none_are_read() -> None:
+    with pytest.raises(ValidationError, match="no characters are read"):
+        TokenInput(column="words", kind="token", character_units=8)
+    wide = TokenInput(column="words", kind="token", characters="recurrent", character_units=8)
+    assert wide.character_units == 8
+
+
 SEARCH: dict[str, Any] = {"space": {"model.units": {"choice": [8, 16]}}}
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from components.data import encoders
 from components.data.encoders import Counts, Quantiles, Statistics, fit, merged, needs_quantiles
 from components.errors import DataError
+from components.served.encoding import slots_of
 from conf.schema import CategoryContext, CategoryInput, NumericContext, NumericInput, TokenInput
 
 RNG = np.random.default_rng(0)
@@ -229,6 +230,15 @@ def test_characters_are_those_of_all_tokens_the_commonest_first():
     assert encoding.max_characters == 3
     assert tokens(["aab"]).characters == ()
     assert tokens(["aab"]).max_characters == 0
+
+
+def test_what_settings_say_about_training_comes_to_the_network():
+    encoding = tokens(["aab"], characters="recurrent", character_units=7, unknown_rate=0.2)
+    word, slot = slots_of(encoding)
+    assert (word.kind, word.unknown_rate) == ("symbol", 0.2)
+    assert (slot.kind, slot.units) == ("spelling", 7)
+    _, plain = slots_of(tokens(["aab"], characters=True))
+    assert (plain.kind, plain.units) == ("characters", 0)
 
 
 def test_of_long_tokens_and_large_alphabets_a_part_is_kept(monkeypatch):

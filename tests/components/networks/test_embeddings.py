@@ -117,6 +117,21 @@ def test_a_few_symbols_and_characters_are_unknown_while_training_and_padding_sta
     assert (front(x, Noise(tf.constant([0, 2]), 0)).numpy() != found).any()
 
 
+def test_as_many_tokens_are_unknown_while_training_as_asked_on_any_number_of_replicas() -> None:
+    slots = (Slot("symbol", 1, size=3, embedding=1, unknown_rate=0.3), Slot("symbol", 1, size=3, embedding=1))
+    front = Embeddings(slots, seed=0)
+    for table in front.variables:
+        table.assign([[-1.0], [1.0], [2.0]])
+    x, noise = tf.ones((40, 50, 2)), Noise(tf.constant([0, 1]), 0)
+    assert (front(x, None).numpy() == 1.0).all()
+    found = front(x, noise).numpy()
+    assert 0.25 < (found[..., 0] == -1.0).mean() < 0.35
+    assert 0.004 < (found[..., 1] == -1.0).mean() < 0.02
+    np.testing.assert_array_equal(front(x[15:], Noise(noise.seed, 15)).numpy(), found[15:])
+    never = Embeddings((Slot("symbol", 1, size=3, embedding=1, unknown_rate=0.0),), seed=0)
+    np.testing.assert_array_equal(never(x[..., :1], noise).numpy(), never(x[..., :1], None).numpy())
+
+
 def test_the_vector_of_the_unknown_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "UNKNOWN_RATE", 0.5)
     front = Embeddings((Slot("symbol", 1, size=3, embedding=1),), seed=0)
@@ -228,6 +243,22 @@ def test_a_few_characters_are_unknown_to_a_recurrence_while_training() -> None:
     quiet, noisy = layer(x, None).numpy(), layer(x, Noise(tf.constant([0, 1]), 0)).numpy()
     assert 0.004 < (np.abs(quiet - noisy).max(axis=-1) > 1e-4).mean() < 0.02
     assert layer.frozen == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "shapes"),
+    [
+        ("characters", 7, [(9, 16), (3, 16, 7), (7,)]),
+        ("spelling", 14, [(9, 25), (25, 28), (7, 28), (28,), (25, 28), (7, 28), (28,)]),
+    ],
+)
+def test_what_reads_characters_is_as_wide_as_asked(
+    kind: str, width: int, shapes: list[tuple[int, ...]]
+) -> None:
+    layer = randomise(Embeddings((Slot(kind, 5, size=9, units=7),), seed=0))
+    assert [tuple(variable.shape) for variable in layer.variables] == shapes
+    assert layer.width == width
+    assert features(layer, [2, 8, 1, 0, 0]).shape == (1, width)
 
 
 def test_context_is_made_unknown_for_whole_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
