@@ -3,7 +3,7 @@
 @pytest.mark.fault("kill -9 of the driver")      a row of FAULTS; such a test is also marked `chaos`
 @pytest.mark.thorough                            takes long: `scripts/test` without arguments leaves it out
 
-scripts/test -m chaos -n 2 --dist loadfile --seed 7 --reliability docs/reliability.md
+scripts/test -m chaos -n 2 --dist loadfile --seed 7 --reliability=docs/reliability.md
 """
 
 import datetime
@@ -37,7 +37,7 @@ FAULTS: Mapping[str, str] = {
     "all trials fail": "exit 2, the first traceback once, nothing registered",
 }  # fmt: skip
 
-COMMAND = "scripts/test -m chaos -n 2 --dist loadfile --reliability docs/reliability.md"
+COMMAND = "scripts/test -m chaos -n 2 --dist loadfile --reliability=docs/reliability.md"
 
 _outcomes: dict[str, list[tuple[str, str, float]]] = {}
 
@@ -81,9 +81,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the page, where one was asked for."""
+    """Write the page, where one was asked for and tests ran."""
     path = session.config.getoption("--reliability")
-    if path is not None and not hasattr(session.config, "workerinput"):
+    if path is not None and _outcomes and not hasattr(session.config, "workerinput"):
         path.write_text(page(_outcomes, seed=session.config.getoption("--seed")), "utf8")
 
 

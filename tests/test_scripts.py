@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability import COMMAND
+
 STATED = ("setup.cfg", "pyproject.toml", "constraints.txt")
 
 
@@ -76,3 +78,18 @@ def test_setup_will_not_replace_an_environment_of_another_python(checkout: Path,
     done = set_up(checkout, PYTHON=str(other))
     assert done.returncode == 2
     assert "Remove .venv to have it made anew" in done.stderr
+
+
+def test_the_command_of_the_fault_suite_is_one_that_pytest_takes(root: Path) -> None:
+    # As two words, the page's path would be taken for the tests to run once the page is there.
+    program, *arguments = COMMAND.split()
+    assert program == "scripts/test"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, "--seed", "7", "--markers"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "@pytest.mark.fault" in done.stdout
