@@ -137,6 +137,7 @@ def test_the_same_words_have_the_same_scores_and_answers_in_every_format(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_same_words_are_read_from_an_object_store(
     place: Place, registry: tuple[str, str], object_store: str, store_files: FileSystem
 ) -> None:

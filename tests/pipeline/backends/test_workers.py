@@ -130,11 +130,13 @@ def test_an_error_of_ours_on_any_worker_comes_out_whole_and_ends_all(stream: Any
     assert caught.value.hint == "Mend them."
 
 
+@pytest.mark.thorough
 def test_a_mistake_is_told_with_its_place_and_not_tried_again(stream: Any) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)in err.*an oversight"):
         stream(err)
 
 
+@pytest.mark.thorough
 def test_when_one_is_killed_all_start_again(stream: Any, tmp_path: Path) -> None:
     found, warnings = stream(fall, folder=tmp_path, times=1)
     assert found == [0, 1]
@@ -167,6 +169,7 @@ def test_workers_that_keep_hanging_end_it(stream: Any, tmp_path: Path) -> None:
     assert "train.hang_seconds" in caught.value.hint
 
 
+@pytest.mark.thorough
 def test_one_that_gets_sigterm_may_tidy_up_first(cluster: Cluster, tmp_path: Path) -> None:
     warnings: list[str] = []
     items = workers.stream(

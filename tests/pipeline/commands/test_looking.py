@@ -80,6 +80,7 @@ def test_a_measurement_without_prepared_rows_says_what_to_do_first(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_doctor_measures_what_more_devices_bring(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -404,6 +404,7 @@ def test_an_absent_tracker_ends_registration_in_bounded_time(finished_run):
 
 @pytest.mark.fault("SQLite locked")
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_database_locked_beyond_patience_ends_registration_which_goes_on_later(tmp_path, uri, finished_run):
     Store(uri).call(lambda client: None)
     run = finished_run()
