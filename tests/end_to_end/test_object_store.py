@@ -156,7 +156,8 @@ def test_a_reproduction_that_was_killed_goes_on_elsewhere(
     tmp_path: Path, tracker: str, store_files: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = elsewhere(tmp_path / "here", monkeypatch)
-    first = here.json("run", "words.yaml", *SHORT)
+    # Long enough that it can be met in the middle on a fast machine too.
+    first = here.json("run", "words.yaml", *LONG, "--set", "train.epochs=24")
     process = here.start("reproduce", "models:/words/1")
     wait_for_published_step(store_files, process)
     lose(here, process)
