@@ -50,9 +50,16 @@ def manifests(files: FileSystem, pattern: str) -> list[dict[str, Any]]:
     found = []
     for each in files.get_file_info(FileSelector("team", recursive=True, allow_not_found=True)):
         if each.is_file and pattern in each.path:
-            with files.open_input_stream(each.path) as stream:
-                found.append(json.loads(stream.read()))
+            found.append(read_json(files, each.path))
     return found
+
+
+def read_json(files: FileSystem, path: str) -> dict[str, object]:
+    """An object; Arrow asks for its size first, so one that is replaced meanwhile may come cut off."""
+    for _ in range(20):
+        with files.open_input_stream(path) as stream, contextlib.suppress(json.JSONDecodeError):
+            return dict(json.loads(stream.read()))
+    raise AssertionError(f"{path} is no JSON")
 
 
 def lose(place: Place, process: "subprocess.Popen[str]") -> None:
