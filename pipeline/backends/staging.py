@@ -59,8 +59,8 @@ class Packed:
     content: bytes
 
     @classmethod
-    def of(cls, value: Any, folder: str) -> "Packed":
-        """The value, packed where `folder` is."""
+    def of(cls, value: Any, folder: str, seen: Callable[[str], object] = lambda name: None) -> "Packed":
+        """The value, packed where `folder` is; `seen` is told of each path, relative to it."""
         from ray import cloudpickle
 
         class Packer(cloudpickle.Pickler):
@@ -68,9 +68,11 @@ class Packed:
                 if not isinstance(value, str | PurePath):
                     return None
                 text = str(value)
-                if text == folder or text.startswith(f"{folder}/"):
-                    return isinstance(value, PurePath), text[len(folder) + 1 :]
-                return None
+                if text != folder and not text.startswith(f"{folder}/"):
+                    return None
+                name = text[len(folder) + 1 :]
+                seen(name)
+                return isinstance(value, PurePath), name
 
         file = io.BytesIO()
         Packer(file, protocol=5).dump(value)
@@ -446,9 +448,8 @@ def _opened(packed: Packed, place: Staged) -> Any:
 
 def _returned(value: Any, place: Staged) -> Returned:
     """What goes back, once what it names and what was written is there."""
-    packed = Packed.of(value, str(place.folder))
     names: list[str] = []
-    packed.opened(str(place.folder), names.append)
+    packed = Packed.of(value, str(place.folder), names.append)
     place.push(name for name in names if name)
     return Returned(packed, place.shared.folder)
 

@@ -29,14 +29,15 @@ def test_paths_below_the_folder_become_those_of_the_other_side_and_nothing_else_
         "beside": ["/a/running/data", Path("/a/other"), "the text /a/run/data", 7, None],
     }
     seen: list[str] = []
-    there = Packed.of(value, "/a/run").opened("/b", seen.append)
+    named: list[str] = []
+    there = Packed.of(value, "/a/run", named.append).opened("/b", seen.append)
     assert there == {
         "path": Path("/b/data"),
         "piece": Piece("/b/.prepare-1/rows.arrow", (1, 2)),
         "folder": "/b",
         "beside": value["beside"],
     }
-    assert seen == ["data", ".prepare-1/rows.arrow", ""]
+    assert seen == named == ["data", ".prepare-1/rows.arrow", ""]
     assert Packed.of(there, "/b").opened("/a/run") == value
 
 
