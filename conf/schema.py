@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from conf.sections import MAX_SEED as MAX_SEED
 from conf.sections import (
+    AREA_METRICS,
     RANKING_METRICS,
     SMALLER_IS_BETTER,
     SPAN_METRICS,
@@ -32,6 +32,7 @@ from conf.sections import (
     given,
     listed,
 )
+from conf.sections import MAX_SEED as MAX_SEED
 from conf.spaces import TuneSettings
 
 MAX_FOLDS = 100
@@ -949,6 +950,11 @@ class GateSettings(Section):
     confidence: float = Field(
         default=0.95, gt=0.5, lt=1, description="How sure the comparison and the intervals are."
     )
+
+    @property
+    def compares_areas(self) -> bool:
+        """Whether it needs every probability of the test rows: areas under curves follow from them all."""
+        return self.better_on in AREA_METRICS
 
 
 class RegisterSettings(Section):

@@ -23,7 +23,6 @@ from components.errors import BusyError, DataError, StorageError
 from components.evaluation import behaviours
 from conf.load import Problem, SettingsError, resolved
 from conf.schema import Settings, TokenInput
-from conf.sections import AREA_METRICS
 from pipeline import report
 from pipeline.backends import disks, tracking, workspace
 from pipeline.backends.cluster import Cluster, Future
@@ -274,7 +273,7 @@ def _inputs(settings: Settings, *, storage: Path, tracking_uri: str) -> dict[str
             name: digests[file.shown] for name, file in zip(names, files, strict=True)
         }
     inputs["evaluate"]["settings"].pop("evaluate.examples", None)
-    if settings.gate.better_on in AREA_METRICS:
+    if settings.gate.compares_areas:
         inputs["evaluate"]["settings"]["every probability kept for the gate"] = True
     if settings.kept:
         inputs["prepare"]["settings"]["columns kept for evaluation"] = list(settings.kept)

@@ -120,7 +120,7 @@ def run(
         scheduler: one of Tune's, or None: no trial is stopped early.
         higher_is_better: of the scores reported.
         room: what each trial has.
-        scratch: a folder of Tune's own, that all machines see.
+        scratch: a folder of Tune's own; only states that trials take over need one that all machines see.
     """
     # Trials that wait for their process count as well, so all may wait at once.
     os.environ.update({**ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(room.concurrency)})

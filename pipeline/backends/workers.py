@@ -58,7 +58,7 @@ def stream(
     Args:
         cluster: gives each worker its CPUs and GPUs.
         function: an importable generator function.
-        scratch: a folder that all machines see, for Ray Train's own notes; it is removed.
+        scratch: a folder for Ray Train's own notes, one on each machine; it is removed on this one.
         max_restarts: of the group.
         warn: is told of lost workers.
         patience: seconds without an item after which the workers are ended, which is one of the restarts;

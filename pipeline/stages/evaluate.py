@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Settings
-from conf.sections import AREA_METRICS
 from pipeline.backends.cluster import Cluster, Future
 from pipeline.backends.workspace import RunFolder, write_json
 from pipeline.console import Console
@@ -150,7 +149,7 @@ def evaluate_on_worker(
         parts = []
         observe = _each(check.watching(split, sequences), ranking.see)
         asked: dict[str, Any] = {"labels": labels, "seen": seen, "observe": observe}
-        asked["distribution"] = split == "test" and ranking.is_kept and _compares_areas(settings)
+        asked["distribution"] = split == "test" and ranking.is_kept and settings.gate.compares_areas
         for part in answers.predict_parts(predictor, sequences, split=split, **asked):
             parts.append(part)
             yield sum(part["length"].to_pylist())
@@ -188,11 +187,6 @@ def evaluate_on_worker(
     for name, value in ((SLICES, found), (DETAILS, details), ("metrics.json", metrics)):
         write_json(target / name, value)
     yield metrics
-
-
-def _compares_areas(settings: Settings) -> bool:
-    """Whether the gate needs every probability of the test rows: areas under curves follow from them all."""
-    return settings.gate.better_on in AREA_METRICS
 
 
 def _write_predictions(target: Path, tables: Mapping[str, Any]) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from components import bundles
 from components.errors import ModelError
 from conf.schema import Settings
-from conf.sections import AREA_METRICS
 from pipeline.backends import lineages, workspace
 from pipeline.backends.cluster import Cluster
 from pipeline.backends.registry import Registry, Version
@@ -106,7 +105,7 @@ class Judge:
                 if (obstacle := rivals.incomparable(bundle, self.folder.bundle)) is not None:
                     return None, obstacle
                 out = self.folder.evaluation / f"champion-{champion.number}.parquet"
-                distribution = self.settings.gate.better_on in AREA_METRICS
+                distribution = self.settings.gate.compares_areas
                 job = {"bundle": bundle, "data": self.folder.data, "out": out, "distribution": distribution}
                 if (obstacle := self.cluster.worker().call(rivals.answer, **job)) is not None:
                     return None, obstacle
