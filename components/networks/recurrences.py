@@ -55,13 +55,15 @@ class _Cell(NamedTuple):
     back      gradient of the state, factors                  ─▶ that of the recurrent product, of the state
                                                                  where it passes by the product, what is kept
     finish    what was kept (S, L), factors                   ─▶ gradients of the inputs and of the product
+
+    Factors are (S, U) each and not one tensor: the part of a time is some of its rows, which is no copy.
     """
 
     num_states: int
     step: Callable[[Tensor, State, Tensor, Tensor], tuple[list[Tensor], Tensor]]
-    factors: Callable[[Tensor, State, State], Tensor]
-    back: Callable[[State, Tensor], tuple[Tensor, list[Tensor], Tensor]]
-    finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    factors: Callable[[Tensor, State, State], list[Tensor]]
+    back: Callable[[State, State], tuple[Tensor, list[Tensor | None], Tensor]]
+    finish: Callable[[Tensor, State], tuple[Tensor, Tensor]]
 
 
 def _lstm_step(x: Tensor, state: State, weights: Tensor, bias: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -71,18 +73,18 @@ def _lstm_step(x: Tensor, state: State, weights: Tensor, bias: Tensor) -> tuple[
     return [o * tf.tanh(c), c], tf.concat([i, f, n, o], axis=1)
 
 
-def _lstm_factors(kept: Tensor, states: State, before: State) -> Tensor:
+def _lstm_factors(kept: Tensor, states: State, before: State) -> list[Tensor]:
     i, f, n, o = tf.split(kept, 4, axis=1)
     squashed = tf.tanh(states[1])
-    of_cell = [n * i * (1 - i), before[1] * f * (1 - f), i * (1 - n * n)]
-    return tf.concat([*of_cell, squashed * o * (1 - o), o * (1 - squashed * squashed), f], axis=1)
+    of_gates = [n * i * (1 - i), before[1] * f * (1 - f), i * (1 - n * n), squashed * o * (1 - o)]
+    return [*of_gates, o * (1 - squashed * squashed), f]
 
 
-def _lstm_back(gradient: State, factors: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-    of_gates, of_output, forget = tf.split(factors, [4 * (units := gradient[0].shape[1]), units, units], 1)
+def _lstm_back(gradient: State, factors: State) -> tuple[Tensor, list[Tensor | None], Tensor]:
+    of_i, of_f, of_n, of_o, of_output, forget = factors
     dh, dc = gradient[0], gradient[1] + gradient[0] * of_output
-    product = tf.concat([dc, dc, dc, dh], axis=1) * of_gates
-    return product, [tf.zeros_like(dh), dc * forget], product
+    product = tf.concat([dc * of_i, dc * of_f, dc * of_n, dh * of_o], axis=1)
+    return product, [None, dc * forget], product
 
 
 def _gru_step(x: Tensor, state: State, weights: Tensor, bias: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -94,21 +96,21 @@ def _gru_step(x: Tensor, state: State, weights: Tensor, bias: Tensor) -> tuple[l
     return [n + z * (state[0] - n)], tf.concat([z, r, n, hn], axis=1)
 
 
-def _gru_factors(kept: Tensor, states: State, before: State) -> Tensor:
+def _gru_factors(kept: Tensor, states: State, before: State) -> list[Tensor]:
     z, r, n, hn = tf.split(kept, 4, axis=1)
     of_n = (1 - z) * (1 - n * n)
-    return tf.concat([(before[0] - n) * z * (1 - z), of_n * hn * r * (1 - r), of_n * r, z, of_n], axis=1)
+    return [(before[0] - n) * z * (1 - z), of_n * hn * r * (1 - r), of_n * r, z, of_n]
 
 
-def _gru_back(gradient: State, factors: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+def _gru_back(gradient: State, factors: State) -> tuple[Tensor, list[Tensor | None], Tensor]:
+    of_z, of_r, of_product, z, _ = factors
     dh = gradient[0]
-    of_gates, z, _ = tf.split(factors, [3 * (units := dh.shape[1]), units, units], axis=1)
-    return tf.concat([dh, dh, dh], axis=1) * of_gates, [dh * z], dh
+    return tf.concat([dh * of_z, dh * of_r, dh * of_product], axis=1), [dh * z], dh
 
 
-def _gru_finish(dh: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+def _gru_finish(dh: Tensor, factors: State) -> tuple[Tensor, Tensor]:
     """The reset gate stands between the candidate and the product, not between it and the inputs."""
-    of_z, of_r, of_product, _, of_n = tf.split(factors, 5, axis=1)
+    of_z, of_r, of_product, _, of_n = factors
     gates = [dh * of_z, dh * of_r]
     return tf.concat([*gates, dh * of_n], axis=1), tf.concat([*gates, dh * of_product], axis=1)
 
@@ -118,9 +120,9 @@ def _rnn_step(x: Tensor, state: State, weights: Tensor, bias: Tensor) -> tuple[l
     return [h], h
 
 
-def _rnn_back(gradient: State, factors: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-    product = gradient[0] * factors
-    return product, [tf.zeros_like(product)], product
+def _rnn_back(gradient: State, factors: State) -> tuple[Tensor, list[Tensor | None], Tensor]:
+    product = gradient[0] * factors[0]
+    return product, [None], product
 
 
 CELLS: Mapping[str, _Cell] = {
@@ -129,7 +131,7 @@ CELLS: Mapping[str, _Cell] = {
     "rnn": _Cell(
         1,
         _rnn_step,
-        lambda kept, states, before: 1 - kept * kept,
+        lambda kept, states, before: [1 - kept * kept],
         _rnn_back,
         lambda kept, factors: (kept, kept),
     ),
@@ -234,7 +236,7 @@ def _forward(
 
 
 def _backward(
-    kind: _Cell, packing: Packing, upstream: Tensor, factors: Tensor, weights: Tensor, first: State
+    kind: _Cell, packing: Packing, upstream: Tensor, factors: State, weights: Tensor, first: State
 ) -> tuple[Tensor, list[Tensor]]:
     """What each step's gradient leaves for `finish`, and the gradient of the first state."""
     units = weights.shape[0]
@@ -245,8 +247,9 @@ def _backward(
         ending = [[0, count - counts[t + 1]], [0, 0]]
         gradient = [tf.pad(each, ending) for each in gradient]
         gradient[0] += upstream[start : start + count]
-        product, passed, left = kind.back(gradient, factors[start : start + count])
-        passed[0] += tf.matmul(product, weights, transpose_b=True)
+        product, passed, left = kind.back(gradient, [each[start : start + count] for each in factors])
+        through = tf.matmul(product, weights, transpose_b=True)
+        passed[0] = through if passed[0] is None else passed[0] + through
         return t - 1, passed, written.write(t, left)
 
     length = tf.shape(packing.counts)[0]
@@ -255,7 +258,7 @@ def _backward(
     _, of_first, written = tf.while_loop(
         lambda t, *_: t >= 0,
         body,
-        (length - 1, [each[:0] for each in first], _written(length, factors.dtype)),
+        (length - 1, [each[:0] for each in first], _written(length, upstream.dtype)),
         shape_invariants=(tf.TensorShape([]), unknown, tf.TensorShape(None)),
     )
     without_steps = [[0, tf.shape(first[0])[0] - packing.counts[0]], [0, 0]]

@@ -119,6 +119,9 @@ class _Run:
         self.at = _Position()
         steps_per_epoch = self._num_steps()
         self.devices = devices = strategy.choose(training.devices, workers=training.nodes)
+        if devices.kind == "CPU":
+            strategy.use_cores(model)
+        strategy.settle()
         distribution = strategy.strategy(devices, workers=training.nodes)
         with distribution.scope():
             self.network = models.build(

@@ -5,6 +5,7 @@ N devices  MirroredStrategy: one copy of the weights each, gradients summed
 N workers  MultiWorkerMirroredStrategy: the same over processes on several machines, named by TF_CONFIG
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -12,13 +13,17 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+import joblib
 import keras
 import tensorflow as tf
 
 from components.errors import ClusterError
+from conf.schema import ModelSettings
 
 # TensorFlow 2.21's wheels are built for compute capability 6.0 to 9.0 (docs/reference, `doctor`).
 LAST_CAPABILITY = (9, 0)
+# TensorFlow reads these itself, where it was not told in Python.
+THREADS_NAMES = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 @dataclass(frozen=True)
@@ -72,24 +77,43 @@ def choose(devices: str, *, workers: int = 1) -> Devices:
     return Devices("GPU", tuple(f"GPU:{i}" for i in range(wanted)))
 
 
-def limit_threads(count: int) -> None:
+def limit_threads(count: int, model: ModelSettings) -> None:
     """Let TensorFlow compute with so many threads; call it before its first operation.
+
+    A recurrence is many small operations, of which those of its two directions do not wait for each other:
+    each gets half of the threads. What an encoder or a model of one's own does is few large ones, and each
+    gets all of them.
 
     Raises:
         ClusterError: it computes with another number of them already.
     """
+    is_of_large_ones = model.encoder is not None or model.own is not None
+    each = count if is_of_large_ones else -(-count // 2)
     threading = tf.config.threading
     try:
-        for get, put in (
-            (threading.get_intra_op_parallelism_threads, threading.set_intra_op_parallelism_threads),
-            (threading.get_inter_op_parallelism_threads, threading.set_inter_op_parallelism_threads),
+        for get, put, wanted in (
+            (threading.get_intra_op_parallelism_threads, threading.set_intra_op_parallelism_threads, each),
+            (threading.get_inter_op_parallelism_threads, threading.set_inter_op_parallelism_threads, count),
         ):
-            if get() != count:
-                put(count)
+            if get() != wanted:
+                put(wanted)
     except RuntimeError as error:
         raise ClusterError(
             f"TensorFlow has begun, so it cannot be given {count} threads any more."
         ) from error
+
+
+def use_cores(model: ModelSettings) -> None:
+    """Let TensorFlow compute on the cores that this process may use, if nobody has said on how many.
+
+    Where it has begun it goes on as it did: this is about speed alone.
+    """
+    threading = tf.config.threading
+    said = threading.get_intra_op_parallelism_threads() or threading.get_inter_op_parallelism_threads()
+    if said or any(name in os.environ for name in THREADS_NAMES):
+        return
+    with contextlib.suppress(ClusterError):
+        limit_threads(joblib.cpu_count(), model)
 
 
 def forget() -> None:

@@ -400,8 +400,8 @@ def train_trial(
 
     if copies:
         _require_states(shared)
-    strategy.limit_threads(num_threads)
-    strategy.settle()
+    # Of the search, not of the trial: the next trial finds TensorFlow begun.
+    strategy.limit_threads(num_threads, settings.model)
     own = trial_settings(settings, point, seed)
     places = (trial_folder(folder, number), data_of(folder, settings, own), folder.stop)
     try:

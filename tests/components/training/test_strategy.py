@@ -174,21 +174,44 @@ def test_the_doctor_says_what_keeps_cudnn_away(monkeypatch: pytest.MonkeyPatch) 
         assert setting in said
 
 
+# Where nothing is to be changed any more, or nothing shall be.
+LEFT = """
+import tensorflow as tf
+from components.training import strategy
+from conf.schema import ModelSettings
+
+BEFORE
+strategy.use_cores(ModelSettings())
+assert tf.config.threading.get_inter_op_parallelism_threads() == 0
+"""
 # In a process of its own, since TensorFlow of this one has begun.
 THREADS = """
 import gc, keras, tensorflow as tf
 from components.errors import ClusterError
 from components.training import strategy
+from conf.schema import EncoderSettings, ModelSettings
 
-strategy.limit_threads(3)
-strategy.limit_threads(2)
 threading = tf.config.threading
-counts = threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads()
-assert counts == (2, 2), counts
+def counts():
+    return threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads()
+
+recurrent = ModelSettings()
+encoded = ModelSettings(encoder=EncoderSettings(units=(8,)))
+strategy.use_cores(encoded)
+cores = counts()[1]
+assert cores >= 1 and counts() == (cores, cores), counts()
+strategy.limit_threads(4, recurrent)
+assert counts() == (2, 4), counts()
+strategy.limit_threads(1, recurrent)
+assert counts() == (1, 1), counts()
+strategy.limit_threads(2, recurrent)
+assert counts() == (1, 2), counts()
+strategy.use_cores(encoded)
+assert counts() == (1, 2), "somebody had said on how many"
 tf.constant(1.0) + 1.0
-strategy.limit_threads(2)
+strategy.limit_threads(2, recurrent)
 try:
-    strategy.limit_threads(1)
+    strategy.limit_threads(1, recurrent)
 except ClusterError as error:
     print(error)
 
@@ -202,7 +225,7 @@ assert keras.layers.Dense(2).name == first
 """
 
 
-def test_threads_are_limited_until_tensorflow_has_begun_and_what_is_forgotten_leaves_no_name(
+def test_threads_are_shared_until_tensorflow_has_begun_and_what_is_forgotten_leaves_no_name(
     root: Path,
 ) -> None:
     done = subprocess.run(
@@ -212,3 +235,14 @@ def test_threads_are_limited_until_tensorflow_has_begun_and_what_is_forgotten_le
         0,
         "TensorFlow has begun, so it cannot be given 1 threads any more.\n",
     ), done.stderr
+
+
+@pytest.mark.parametrize(
+    "before", ["tf.constant(1.0) + 1.0", "import os; os.environ['TF_NUM_INTRAOP_THREADS'] = '1'"]
+)
+def test_threads_stay_as_they_are_where_tensorflow_has_begun_or_the_environment_says_how_many(
+    root: Path, before: str
+) -> None:
+    code = LEFT.replace("BEFORE", before)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
