@@ -25,6 +25,7 @@ from typing import Any
 
 from components.errors import ClusterError, RecurraError
 from pipeline.backends.cluster import HANG_HINT, START_SECONDS, Cluster, WorkerLost, result
+from pipeline.backends.drains import ToldToEnd, leaving
 from pipeline.backends.staging import Returned
 
 POLL_SECONDS, END_SECONDS = 1.0, 30.0
@@ -53,7 +54,7 @@ def stream(
     """The items of a generator function that runs on all workers at once, as the first one yields them.
 
     Each calls `function(**kwargs, writes=..., told_to_end=...)`: whether it is the one that writes, and what
-    says that its process got SIGTERM. Raising WorkerLost there asks for a new group.
+    says why its process should end, if it should. Raising WorkerLost there asks for a new group.
 
     Args:
         cluster: gives each worker its CPUs and GPUs.
@@ -276,6 +277,11 @@ def _lost(errors: Mapping[int, Exception]) -> str:
     dead = sorted(rank for rank, reason in reasons.items() if isinstance(reason, RayActorError))
     if dead:
         return f"Training worker {', '.join(map(str, dead))} died."
+    for reason in reasons.values():
+        # Ray Train wraps what a worker raised; of those that only stopped with it there is nothing to say.
+        raised = getattr(reason, "_base_exc", reason)
+        if isinstance(raised, ToldToEnd):
+            return raised.message
     rank, reason = next(iter(reasons.items()))
     return f"Training worker {rank} failed: {_last_line(reason)}"
 
@@ -326,12 +332,12 @@ def _connect(addresses: Sequence[str], index: int) -> None:
     _handlers.append(_get_handler(signal.SIGTERM))
 
 
-def _told_to_end() -> bool:
-    """Whether this process got SIGTERM.
+def _told_to_end() -> ToldToEnd | None:
+    """Why this process should end: it got SIGTERM, or its machine will be taken back.
 
     TensorFlow takes the signal for itself when the workers connect, and Python sets handlers from the main
     thread only, which is not ours here; so the one that was set is put back from below.
     """
     for handler in _handlers:
         _set_handler(signal.SIGTERM, handler)
-    return _terminated.is_set()
+    return ToldToEnd("A training worker was told to end.") if _terminated.is_set() else leaving()

@@ -23,6 +23,7 @@ from components.training.progress import MUCH_WAITING, Progress, epochs_without_
 from conf.schema import EarlyStopping, Settings
 from pipeline.backends import workers
 from pipeline.backends.cluster import Cluster, WorkerLost
+from pipeline.backends.drains import MachineLeaves, ToldToEnd, leaving
 from pipeline.backends.mirrors import publishing
 from pipeline.backends.recorders import Recorder
 from pipeline.backends.signals import Signals
@@ -134,12 +135,12 @@ def train_on_worker(
     stop: Path,
     most_epochs: int | None = None,
     writes: bool = True,
-    told_to_end: Callable[[], bool] = lambda: False,
+    told_to_end: Callable[[], ToldToEnd | None] = lambda: None,
 ) -> Iterator[Progress]:
     """Progress of the loop, ended by early stopping where the settings ask for it, or after `most_epochs`.
 
-    Of several workers only one writes checkpoints. When the process of one is told to end, all of them do,
-    after a checkpoint.
+    Of several workers only one writes checkpoints. `told_to_end` says why this process should end, if it
+    should; then all of them do, after a checkpoint.
 
     Raises:
         WorkerLost: a worker was told to end.
@@ -171,11 +172,11 @@ def train_on_worker(
             checkpoints=Checkpoints(
                 checkpoints, key, keep=settings.train.keep_checkpoints, writes=writes, on_saved=saved
             ),
-            should_stop=lambda: stop.exists() or told_to_end(),
+            should_stop=lambda: stop.exists() or told_to_end() is not None,
         )
         for progress in run:
             if progress.kind == "stopped" and not stop.exists():
-                raise WorkerLost("A training worker was told to end.")
+                raise told_to_end() or WorkerLost("Another training worker was told to end.")
             yield progress
             if _is_enough(progress, stopping, most_epochs):
                 return
@@ -291,12 +292,14 @@ def _progress(
 def _surviving(cluster: Cluster, console: Console, job: dict[str, Any]) -> Iterator[Progress]:
     """The worker's progress; a lost worker is replaced and goes on from its last checkpoint."""
     worker, patience = cluster.worker(), job["settings"].train.hang_seconds
-    for lost in range(MAX_RESTARTS + 1):
+    num_lost = 0
+    while True:
         try:
-            yield from worker.stream(train_on_worker, patience=patience, **job)
+            yield from worker.stream(train_on_worker, patience=patience, **job, told_to_end=leaving)
             return
         except WorkerLost as error:
-            if lost == MAX_RESTARTS:
+            num_lost += not isinstance(error, MachineLeaves)  # which are as many as the cluster wants
+            if num_lost > MAX_RESTARTS:
                 raise
             console.warn(f"{error.message} Going on from the last checkpoint in a new one.")
             worker = cluster.replace_worker()

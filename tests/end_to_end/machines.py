@@ -50,6 +50,15 @@ class Node:
             assert self.process.poll() is None and time.monotonic() < deadline, log.read_text("utf8")
             time.sleep(0.2)
 
+    @property
+    def id(self) -> str:
+        """What Ray calls it."""
+        for process in descendants(self.process.pid):
+            for word in Path(f"/proc/{process}/cmdline").read_text("utf8").split("\0"):
+                if word.startswith("--node_id="):
+                    return word.partition("=")[2]
+        raise AssertionError("no raylet")
+
     def kill(self) -> None:
         """End it at once, with all that it started."""
         processes = {self.process.pid, *descendants(self.process.pid)}
@@ -96,6 +105,15 @@ class Machines:
         """End a machine as one that loses its power does."""
         self.workers.remove(node)
         node.kill()
+
+    def take_back(self, node: Node, *, seconds: int) -> None:
+        """Announce that a machine will be gone in so many seconds, as a cloud does of a spot machine."""
+        drain = [sys.executable, "-c", RAY, "drain-node", f"--address={self.address}", f"--node-id={node.id}"]
+        drain += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
+        drain += [f"--deadline-remaining-seconds={seconds}"]
+        environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+        done = subprocess.run(drain, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def _start(self, *arguments: str, hides: Path | None = None) -> Node:
         number = self._num_started

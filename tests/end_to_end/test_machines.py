@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,60 @@ def test_a_machine_lost_while_training(place: Place, machines: Machines, nodes: 
     for one, other in zip(best_weights(run), best_weights(Path(alone["run_dir"])), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     assert not list((run / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.fault("a machine that is gone")
+@pytest.mark.thorough
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_machine_that_is_taken_back_is_left_after_a_checkpoint(
+    place: Place, machines: Machines, nodes: int
+) -> None:
+    place.write(words(6000))
+    changes = (
+        "train.epochs=2",
+        "train.batch_size=2",
+        "train.steps_per_call=1",  # so that an epoch lasts some seconds
+        "train.checkpoint_seconds=3600",  # within one there is no other reason for a checkpoint
+        "train.optimizer=sgd",
+        "train.learning_rate=0.1",
+    )
+    settings = ["words.yaml", *(word for each in changes for word in ("--set", each))]
+    alone = place.json("train", *settings, "--storage", "local")
+    process = place.start("train", *settings, "--set", f"train.nodes={nodes}", "--address", machines.address)
+    wait_until(lambda: any(at["epoch"] == 1 for at in positions(place)), process)
+    work = "ray::RayTrainWorker" if nodes > 1 else "ray::_Host"
+    left = next(node for node in machines.workers if is_at(work, node))
+    machines.take_back(left, seconds=60)
+    wait_until(lambda: any(at["batch"] for at in positions(place)), process)
+    wait_until(lambda: not is_at(work, left), process)
+    machines.kill(left)
+    said = ended(process)
+    assert "The cluster will take back" in said, said
+    assert "from the last checkpoint" in said, said
+    (run,) = place.runs()
+    histories = [
+        json.loads((Path(each) / "checkpoints/history.json").read_text("utf8"))
+        for each in (run, alone["run_dir"])
+    ]
+    for one, other in zip(*histories, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6 if nodes == 1 else 1e-4)
+
+
+def positions(place: Place) -> list[dict[str, Any]]:
+    """Where training was when the checkpoints were written that are there now."""
+    found = []
+    for state in place.path.glob("runs/words/*/checkpoints/step-*/state.json"):
+        with suppress(FileNotFoundError, ValueError):
+            found.append(json.loads(state.read_text("utf8")))
+    return found
+
+
+def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 180
+    while not holds():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.fault("a machine that is gone")

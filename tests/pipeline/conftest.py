@@ -162,6 +162,13 @@ class Started:
         )
 
 
+def num_threads() -> int:
+    """Those that TensorFlow of this process has, which cannot be given others once it has begun."""
+    import tensorflow as tf
+
+    return int(tf.config.threading.get_inter_op_parallelism_threads())
+
+
 def start(folder: Path, rows: dict[str, list[Any]] | None = None, **sections: Any) -> Started:
     """A run folder in which `prepare` is done."""
     from pipeline.stages.prepare import prepare

@@ -13,27 +13,30 @@ import pytest
 from components.errors import ClusterError, DataError
 from pipeline.backends import workers
 from pipeline.backends.cluster import Cluster, WorkerLost
+from pipeline.backends.drains import ToldToEnd
 
 pytestmark = pytest.mark.slow
 
 
-def introduce(*, greeting: str, writes: bool, told_to_end: Callable[[], bool]) -> Iterator[Any]:
+def introduce(*, greeting: str, writes: bool, told_to_end: Callable[[], ToldToEnd | None]) -> Iterator[Any]:
     yield greeting, writes, json.loads(os.environ["TF_CONFIG"]), "TF_USE_LEGACY_KERAS" in os.environ
 
 
-def refuse(*, writes: bool, told_to_end: Callable[[], bool]) -> Iterator[Any]:
+def refuse(*, writes: bool, told_to_end: Callable[[], ToldToEnd | None]) -> Iterator[Any]:
     if not writes:
         raise DataError("Bad rows.", hint="Mend them.")
     yield 1
     time.sleep(600)
 
 
-def err(*, writes: bool, told_to_end: Callable[[], bool]) -> Iterator[Any]:
+def err(*, writes: bool, told_to_end: Callable[[], ToldToEnd | None]) -> Iterator[Any]:
     yield 1
     raise TypeError("an oversight")
 
 
-def fall(*, folder: Path, times: int, writes: bool, told_to_end: Callable[[], bool]) -> Iterator[Any]:
+def fall(
+    *, folder: Path, times: int, writes: bool, told_to_end: Callable[[], ToldToEnd | None]
+) -> Iterator[Any]:
     """The second one kills itself; the first one waits for it, as for a part of the gradient."""
     done = folder / "falls"
     falls = len(done.read_text("utf8")) if done.exists() else 0
@@ -51,7 +54,7 @@ def fall(*, folder: Path, times: int, writes: bool, told_to_end: Callable[[], bo
     time.sleep(600)
 
 
-def leave(*, folder: Path, writes: bool, told_to_end: Callable[[], bool]) -> Iterator[Any]:
+def leave(*, folder: Path, writes: bool, told_to_end: Callable[[], ToldToEnd | None]) -> Iterator[Any]:
     """The first one ends when it is told to; started again, it says so."""
     left = folder / "left"
     yield "again" if left.exists() else os.getpid()
@@ -63,7 +66,9 @@ def leave(*, folder: Path, writes: bool, told_to_end: Callable[[], bool]) -> Ite
     raise WorkerLost("told to end")
 
 
-def hang(*, folder: Path, times: int, writes: bool, told_to_end: Callable[[], bool]) -> Iterator[Any]:
+def hang(
+    *, folder: Path, times: int, writes: bool, told_to_end: Callable[[], ToldToEnd | None]
+) -> Iterator[Any]:
     """The second one is stopped as by a dead disk; the first one waits for it, and yields how often."""
     done = folder / "hangs"
     hangs = len(done.read_text("utf8")) if done.exists() else 0

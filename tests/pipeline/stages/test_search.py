@@ -37,7 +37,7 @@ from pipeline.stages.search import (
     trial_settings,
 )
 from pipeline.stages.train import _encoding, train
-from tests.pipeline.conftest import QUIET, InProcess, Noting, Started, lines, start
+from tests.pipeline.conftest import QUIET, InProcess, Noting, Started, lines, num_threads, start
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +107,7 @@ def take_up(
             raise SystemExit
 
     search.started(assignment.number, assignment.point)
-    job = {"settings": search.settings, "folder": search.folder, "key": "k", "num_threads": 0}
+    job = {"settings": search.settings, "folder": search.folder, "key": "k", "num_threads": num_threads()}
     with suppress(SystemExit):
         _train(train_trial, asdict(assignment), {**job, "copies": copies}, report=report, restored=restored)
     if paused is None:

@@ -16,6 +16,7 @@ from components.errors import ClusterError, DataError, Terminated, TrainingDiver
 from components.training.progress import Progress
 from conf.points import with_point
 from pipeline.backends.cluster import WorkerLost
+from pipeline.backends.drains import MachineLeaves
 from pipeline.backends.recorders import Recorder
 from pipeline.console import Console
 from pipeline.stages.search import train_trial, trial_folder
@@ -28,7 +29,7 @@ from pipeline.stages.train import (
     require_gpu,
     train_on_worker,
 )
-from tests.pipeline.conftest import QUIET, InProcess, Noting, Started, lines, start
+from tests.pipeline.conftest import QUIET, InProcess, Noting, Started, lines, num_threads, start
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +145,26 @@ def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(WorkerLost, match="out of memory"):
         run.train(cluster=Dying())
     assert streams == [train_on_worker] * (MAX_RESTARTS + 1)
+
+
+def test_machines_are_left_as_often_as_the_cluster_takes_them_back(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    left: list[str] = []
+
+    class Spot(InProcess):
+        def stream(
+            self, function: Callable[..., Iterator[Any]], *, patience: float | None = None, **kwargs: Any
+        ) -> Iterator[Any]:
+            if function is train_on_worker and len(left) <= MAX_RESTARTS:
+                left.append("a machine")
+                raise MachineLeaves("The cluster will take back a machine; training stopped there.")
+            return function(**kwargs)
+
+        replace_worker = InProcess.worker
+
+    run.train(cluster=Spot())
+    assert len(left) == MAX_RESTARTS + 1
+    assert (run.folder.bundle / "bundle.json").exists()
 
 
 def test_a_loss_that_is_no_number_leaves_no_bundle(tmp_path: Path) -> None:
@@ -309,7 +330,8 @@ def test_a_trial_that_is_adopted_is_frozen_at_the_epoch_it_was_judged_by(tmp_pat
     def told(epoch: int, score: float, **more: Any) -> None:
         scores.append(score)
 
-    job: dict[str, Any] = {"settings": run.settings, "folder": run.folder, "key": "k", "num_threads": 0}
+    job: dict[str, Any] = {"settings": run.settings, "folder": run.folder, "key": "k"}
+    job["num_threads"] = num_threads()
     train_trial(report=told, restored=None, number=3, point=point, seed=None, copies=False, **job)
     trial = trial_folder(run.folder, 3)
 
