@@ -1,8 +1,9 @@
 """The loop: resumed equals undisturbed, the best epoch is kept, and NaN ends it."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from components.data.batches import SequenceSet
 from components.errors import CheckpointError, ClusterError, DataError, TrainingDiverged
 from components.networks import embeddings
 from components.spans import Tagging
-from components.training import loop
-from components.training.checkpoints import Checkpoints
+from components.training import loop, steps
+from components.training.checkpoints import Checkpoints, Saved
 from components.training.loop import fit
 from components.training.progress import Progress
 from conf.schema import DropoutSettings, EarlyStopping, ModelSettings, TrainSettings
@@ -53,6 +54,10 @@ def start(
         checkpoints=Checkpoints(folder, key),
         should_stop=should_stop,
     )
+
+
+# A learning rate under which nothing gets better for long.
+STUCK: dict[str, Any] = {"learning_rate": 2.0, "epochs": 8, "plateau": {"patience": 1, "factor": 0.1}}
 
 
 def outcome(folder: Path, progress: list[Progress]) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
@@ -122,20 +127,70 @@ def test_going_on_equals_never_stopping_where_symbols_are_made_unknown_at_random
     "training",
     [
         {"ema": 0.9, "accumulate": 2, "batch_size": 2, "schedule": "onecycle"},
-        {"precision": "float16", "schedule": "plateau", "plateau": {"patience": 1, "factor": 0.1}},
+        {"precision": "float16", "schedule": "plateau", **STUCK},
         {"batch_steps": 12, "class_weights": "balanced", "label_smoothing": 0.1, "optimizer": "rmsprop"},
+        {"truncate": 2, "warmup_steps": 9},
+        {"devices": "cpu:2", "ema": 0.9},
     ],
-    ids=["average", "scale and plateau", "steps per batch"],
+    ids=["average", "scale and plateau", "steps per batch", "stretches", "two devices"],
 )
 def test_going_on_equals_never_stopping_with_everything_that_carries_state(
-    make_set: MakeSet, tmp_path: Path, training: dict[str, Any]
+    make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]
 ) -> None:
-    expected = outcome(tmp_path / "a", list(start(make_set, tmp_path / "a", **training)))
-    steps = expected[1][-1]["step"]
-    asked = iter(range(1, 100))
-    stop_at = steps // 2 + 1
-    list(start(make_set, tmp_path / "b", should_stop=lambda: next(asked) == stop_at, **training))
+    monkeypatch.setattr(steps, "STEPS_TO_DOUBLE", 3)
+    asked = count(1)
+    undisturbed = start(make_set, tmp_path / "a", should_stop=lambda: not next(asked), **training)
+    expected = outcome(tmp_path / "a", list(undisturbed))
+    stop_at = next(asked) // 2 + 1
+    asked = count(1)
+    first = start(make_set, tmp_path / "b", should_stop=lambda: next(asked) == stop_at, **training)
+    assert list(first)[-1].kind == "stopped"
     assert_same(outcome(tmp_path / "b", list(start(make_set, tmp_path / "b", **training))), expected)
+    # The optimizer's numbers too, the averages, and the loss scale.
+    states = [saved.arrays for saved in map(last_saved, (tmp_path / "a", tmp_path / "b"))]
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    if "precision" in training:
+        assert states[0][-2] != steps.FIRST_SCALE, "nothing was there to be gone on from"
+        rates = [entry["learning_rate"] for entry in expected[1]]
+        assert rates[-1] == pytest.approx(rates[0] * STUCK["plateau"]["factor"] ** rates_fell(rates))
+        assert rates_fell(rates) >= 1
+
+
+def rates_fell(rates: list[float]) -> int:
+    """How often the learning rate became smaller."""
+    return sum(after < before for before, after in pairwise(rates))
+
+
+def last_saved(folder: Path) -> Saved:
+    saved = Checkpoints(folder, "key").load()
+    assert saved is not None
+    return saved
+
+
+def test_two_devices_choose_the_epoch_and_report_the_scores_of_one(
+    make_set: MakeSet, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    found = outcome(tmp_path, list(start(make_set, tmp_path, devices="cpu:2")))
+    assert_same(found, whole(make_set, undisturbed))
+
+
+def test_time_spent_waiting_for_batches_is_measured(
+    make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = loop._Run._call
+    calls: list[Any] = []
+
+    def slowly(run: Any, plans: Any) -> Any:
+        calls.append(plans)
+        time.sleep(0.1)
+        return build(run, plans)
+
+    monkeypatch.setattr(loop._Run, "_call", slowly)
+    (entry,) = list(start(make_set, tmp_path, epochs=1, devices="cpu:1"))[-1].history
+    # Not all of it: batches are built while steps are computed, and the first step's graph is traced.
+    assert entry["waiting_seconds"] >= 0.1 * (len(calls) - 1) / 2
+    assert entry["waiting_seconds"] <= entry["seconds"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import tensorflow as tf
 from components.data.batches import Batch, Packed, SequenceSet, training_plan
 from components.networks import embeddings, models
 from components.training import optimizers, strategy
+from components.training import steps as steps_module
 from components.training.loop import evaluate
 from components.training.rules import allowed
 from components.training.steps import Steps
@@ -129,13 +130,14 @@ SMOOTH_AND_WEIGHED = {"label_smoothing": 0.1, "class_weights": {"B-X": 3.0, "O":
         (False, 0.3, False, {"readout": "attention", "branch": EVERYTHING_BESIDE}, SMOOTH_AND_WEIGHED),
         (False, 0.0, True, {"cell": "rnn", "front": EVERYTHING_BESIDE}, {"class_weights": "effective"}),
         (False, 0.0, False, {"layers": 2, "residual": True, "layer_norm": True}, {"precision": "float16"}),
+        (True, 0.0, False, {"crf": True}, {"precision": "float16"}),
+        (True, 0.0, False, {"constrained": True, "bidirectional": True}, {}),
     ],
-    ids=["dropout", "unroll", "crf", "encoder", "branch", "front", "float16"],
+    ids=["dropout", "unroll", "crf", "encoder", "branch", "front", "float16", "crf float16", "constrained"],
 )
 def test_one_and_several_replicas_train_alike(
     make_set: MakeSet,
     monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
     per_step: bool,
     drop: float,
     symbols: bool,
@@ -145,16 +147,21 @@ def test_one_and_several_replicas_train_alike(
     """Every head, every loss and everything that carries state; odd rows leave a replica with filler."""
     monkeypatch.setattr(embeddings, "UNKNOWN_RATE", 0.3)
     data = make_set(SEVENTEEN, per_step=per_step, symbols=symbols)
-    losses, weights = {}, {}
-    several = 3 if request.node.callspec.id == "crf" else 2
-    for num_replicas in (1, several):
-        steps = make_steps(num_replicas, data=data, model=model, drop=drop, **training)
-        losses[num_replicas] = train(steps, data, **training)
-        weights[num_replicas] = steps.averaged()
     exact = training.get("precision") is None
-    np.testing.assert_allclose(losses[several], losses[1], rtol=1e-6 if exact else 1e-3)
-    for one, other in zip(weights[1], weights[several], strict=True):
-        np.testing.assert_allclose(other, one, atol=1e-5 if exact else 2e-3)
+    longest = int(data.lengths.max())
+    for num_replicas in (1, 2, 3):
+        steps = make_steps(num_replicas, data=data, model=model, drop=drop, **training)
+        losses = train(steps, data, **training)
+        scores = evaluate(steps, data, num_classes=4, pad_to=lambda split, rows: longest)
+        weights = steps.averaged()
+        if num_replicas == 1:
+            expected = losses, weights, scores
+            continue
+        np.testing.assert_allclose(losses, expected[0], rtol=1e-6 if exact else 1e-3)
+        for one, other in zip(expected[1], weights, strict=True):
+            np.testing.assert_allclose(other, one, atol=1e-5 if exact else 2e-3)
+        assert scores["loss"] == pytest.approx(expected[2]["loss"], rel=1e-5 if exact else 1e-2)
+        assert scores["accuracy"] == pytest.approx(expected[2]["accuracy"], abs=0 if exact else 0.05)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +318,20 @@ def test_a_step_that_overflows_float16_moves_nothing_and_halves_the_scale(make_s
     step(steps, data, [rows])
     assert int(steps.optimizer.iterations.numpy()) == 1
     assert any((a != b).any() for a, b in zip(before, steps.network.weights(), strict=True))
+
+
+def test_steps_without_overflow_double_the_scale_of_float16(
+    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps_module, "STEPS_TO_DOUBLE", 3)
+    data = make_set([4, 4])
+    steps = make_steps(1, data=data, precision="float16")
+    scales = []
+    for _ in range(6):
+        step(steps, data, [np.arange(2)])
+        scales.append(float(steps.scaling.scale.numpy()))
+    first = steps_module.FIRST_SCALE
+    assert scales == [first, first, 2 * first, 2 * first, 2 * first, 4 * first]
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
