@@ -48,6 +48,9 @@ def describe(
     reason = why_not_fused(model, training, devices)
     if reason is None and not any(uses_cudnn(graph.as_graph_def()) for graph in graphs):
         reason = "the settings allow cuDNN, but TensorFlow did not take it"
+        if model.own is not None:
+            # Only here, and no setting that prevents cuDNN: layers of the user's model may well be cuDNN's.
+            reason = f"model.own is {model.own}, which holds none of cuDNN's operations"
     return FUSED if reason is None else f"plain loop ({reason})"
 
 

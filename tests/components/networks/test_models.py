@@ -219,6 +219,29 @@ def test_context_dropout_hides_the_recurrence_of_whole_sequences_and_scales_noth
     assert np.abs(with_context - without).max(axis=(1, 2)).min() > 1e-3
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+@pytest.mark.parametrize("task", ["labelling", "classification"])
+def test_a_first_state_from_the_context_changes_the_logits_and_is_learnt(task: str, cell: str) -> None:
+    model = {"context": "state", "cell": cell, "layers": 2, "bidirectional": True}
+    network = randomised(build(task, model))
+    x, other = sequences(beyond=0.0), sequences(beyond=0.0)
+    other[..., 3] += 1.0
+    lengths, y = tf.constant(LENGTHS), tf.constant(truth(task))
+    one, another = (network.logits(tf.constant(each), lengths).numpy() for each in (x, other))
+    # Every row, and of a labeller its first step, which every direction's state reaches.
+    moved = np.abs(one - another).reshape(4, -1, 4)[:, 0]
+    assert moved.max(axis=1).min() > 1e-3
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(network.losses(tf.constant(x), lengths, y))
+    gradients = tape.gradient(loss, [variable.value for variable in network.variables])
+    idle = [
+        variable.path
+        for variable, gradient in zip(network.variables, gradients, strict=True)
+        if gradient is None or not np.abs(gradient).max() > 0.0
+    ]
+    assert not idle
+
+
 def every_sequence(network: Any, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All label sequences of these steps, (C**T, T), and their probabilities under the chain."""
     scores = [each.numpy().astype(np.float64) for each in network.chain.scores]
@@ -325,11 +348,15 @@ def test_the_exported_model_says_the_same_at_any_length_and_batch_size(
 STEPWISE: list[tuple[str, dict[str, Any]]] = [
     ("labelling", {"cell": "lstm", "layers": 2, "residual": True, "layer_norm": True, "skip": True}),
     ("labelling", {"cell": "gru", "encoder": {"units": [3]}, "context": "readout"}),
+    ("labelling", {"cell": "rnn", "layers": 2}),
     ("classification", {"cell": "gru"}),
+    ("classification", {"cell": "rnn", "layers": 2, "layer_norm": True}),
 ]
 
 
-@pytest.mark.parametrize(("task", "model"), STEPWISE, ids=["lstm", "gru", "classifier"])
+@pytest.mark.parametrize(
+    ("task", "model"), STEPWISE, ids=["lstm", "gru", "rnn", "classifier", "rnn classifier"]
+)
 def test_answers_step_after_step_are_those_of_the_whole(
     task: str, model: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -364,7 +391,11 @@ def test_answers_step_after_step_are_those_of_the_whole(
         ("labelling", {"front": CONVOLUTIONS}, "convolutions"),
         ("labelling", {"crf": True}, "as a whole"),
         ("labelling", {"context": "state"}, "first state"),
+        ("labelling", {"constrained": True}, "as a whole"),
+        ("classification", {"branch": CONVOLUTIONS}, "convolutions"),
         ("classification", {"readout": "mean"}, "'mean'"),
+        ("classification", {"readout": "max"}, "'max'"),
+        ("classification", {"readout": "attention"}, "'attention'"),
     ],
 )
 def test_what_needs_the_whole_sequence_is_not_answered_step_after_step(

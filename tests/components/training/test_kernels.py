@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from components.data.batches import SequenceSet
 from components.networks import models
+from components.served.encoding import Slot
 from components.training import kernels
 from components.training.checkpoints import Checkpoints
 from components.training.loop import fit
@@ -77,7 +78,14 @@ def test_the_operation_is_found_in_a_graph_and_in_its_functions(operation: str, 
     assert not kernels.uses_cudnn(graph_of("MatMul", "While", "Conv2D", within=within))
 
 
-def test_settings_alone_are_no_proof() -> None:
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({}, "the settings allow cuDNN, but TensorFlow did not take it"),
+        ({"own": "mine:build"}, "model.own is mine:build, which holds none of cuDNN's operations"),
+    ],
+)
+def test_settings_alone_are_no_proof(model: dict[str, Any], reason: str) -> None:
     class Traced:
         def __init__(self, *operations: str) -> None:
             self.operations = operations
@@ -87,9 +95,9 @@ def test_settings_alone_are_no_proof() -> None:
 
     plain: Any = Traced("While")
     fused: Any = Traced("CudnnRNNV3")
-    assert kernels.describe(*settings({}, {}), GPU, graphs=[plain, fused]) == "cuDNN"
-    said = kernels.describe(*settings({}, {}), GPU, graphs=[plain])
-    assert said == "plain loop (the settings allow cuDNN, but TensorFlow did not take it)"
+    made = ModelSettings.model_validate(model)
+    assert kernels.describe(made, TrainSettings(), GPU, graphs=[plain, fused]) == "cuDNN"
+    assert kernels.describe(made, TrainSettings(), GPU, graphs=[plain]) == f"plain loop ({reason})"
 
 
 def graphs_of_a_run(
@@ -128,6 +136,33 @@ def test_what_the_settings_say_is_what_keras_traces_beside_a_gpu(
     assert kernels.describe(*said, GPU, graphs=graphs) == (
         "cuDNN" if reason is None else f"plain loop ({reason})"
     )
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ("GRU(3, return_sequences=True)", "cuDNN"),
+        ("Dense(3)", "plain loop (model.own is mine:build, which holds none of cuDNN's operations)"),
+    ],
+)
+def test_a_network_of_the_users_own_may_hold_cudnn_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, layer: str, said: str
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import keras\n"
+        "def build(num_features, per_step):\n"
+        "    x = keras.Input((None, num_features))\n"
+        f"    return keras.Model(x, keras.layers.{layer}(x))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    model = ModelSettings(own="mine:build")
+    network = models.build(model, task="labelling", slots=(Slot("numbers", 3),), num_classes=2, seed=0)
+    # Not before: a network that is built is also called.
+    request.getfixturevalue("as_if_gpu")
+    x, lengths = tf.TensorSpec((None, None, 3)), tf.TensorSpec((None,), tf.int32)
+    graph = tf.function(network.logits, autograph=False).get_concrete_function(x, lengths).graph
+    assert kernels.describe(model, TrainSettings(), GPU, graphs=[graph]) == said
 
 
 @pytest.mark.usefixtures("as_if_gpu")
