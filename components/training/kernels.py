@@ -65,4 +65,6 @@ def use_loops(network: Any) -> None:
 
 
 def _recurrent(network: Any) -> Iterator[Any]:
-    return (part for part in network.parts if hasattr(part, "use_cudnn"))
+    # A part may be a whole model, as the user's own is, or have layers within, as Bidirectional has.
+    layers = (layer for part in network.parts for layer in part._flatten_layers())
+    return (layer for layer in layers if hasattr(layer, "use_cudnn"))

@@ -142,6 +142,7 @@ def test_what_the_settings_say_is_what_keras_traces_beside_a_gpu(
     ("layer", "said"),
     [
         ("GRU(3, return_sequences=True)", "cuDNN"),
+        ("Bidirectional(keras.layers.LSTM(3, return_sequences=True))", "cuDNN"),
         ("Dense(3)", "plain loop (model.own is mine:build, which holds none of cuDNN's operations)"),
     ],
 )
@@ -161,8 +162,13 @@ def test_a_network_of_the_users_own_may_hold_cudnn_or_not(
     # Not before: a network that is built is also called.
     request.getfixturevalue("as_if_gpu")
     x, lengths = tf.TensorSpec((None, None, 3)), tf.TensorSpec((None,), tf.int32)
-    graph = tf.function(network.logits, autograph=False).get_concrete_function(x, lengths).graph
-    assert kernels.describe(model, TrainSettings(), GPU, graphs=[graph]) == said
+
+    def traced() -> tf.Graph:
+        return tf.function(network.logits, autograph=False).get_concrete_function(x, lengths).graph
+
+    assert kernels.describe(model, TrainSettings(), GPU, graphs=[traced()]) == said
+    kernels.use_loops(network)  # as for an export
+    assert not kernels.uses_cudnn(traced().as_graph_def())
 
 
 @pytest.mark.usefixtures("as_if_gpu")
