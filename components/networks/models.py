@@ -100,7 +100,7 @@ class Recurrent(ABC):
         self.layers: list[list[Direction]] = []
         self.own: Own | None = None
         if settings.own is not None:
-            self.own = Own(settings.own, num_features=width, per_step=self.per_step)
+            self.own = Own(settings.own, num_features=width, per_step=self.per_step, seed=seed)
             width = self.own.width
         else:
             width = self._add_layers(settings, width, dtype=dtype, unroll=unroll, seed=seed)

@@ -8,7 +8,10 @@ A model of one input is called with a mask of the real steps, one of two with th
 Embeddings, readout, head and chain stay Recurra's.
 """
 
+import random
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -25,6 +28,22 @@ STEPS, PADDED_STEPS, TOLERANCE = 5, 9, 1e-3
 SEED = "seed_generator_state"
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Python's and NumPy's random numbers follow from the seed, and afterwards go on as if nothing had been.
+
+    Keras draws the seeds of initializers that are given none from the first.
+    """
+    before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(np.uint32(seed))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
 class Own:
     """The model that the function named in the settings makes.
 
@@ -32,16 +51,18 @@ class Own:
         name: `package.module:function`.
         num_features: of a step.
         per_step: whether every step has a label.
+        seed: of the first values of layers that have no seed of their own.
 
     Raises:
         ModelError: there is no such function, it makes no model, the model has variables that training would
             not keep, or its answers depend on padding.
     """
 
-    def __init__(self, name: str, *, num_features: int, per_step: bool) -> None:
+    def __init__(self, name: str, *, num_features: int, per_step: bool, seed: int) -> None:
         function: Any = find({}, name, kind="network")
         try:
-            model = function(num_features=num_features, per_step=per_step)
+            with _seeded(seed):
+                model = function(num_features=num_features, per_step=per_step)
         except Exception as error:
             raise ModelError(
                 f"The network {name} cannot be built: {type(error).__name__}: {error}."

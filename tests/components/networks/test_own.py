@@ -1,5 +1,6 @@
 """A network of the user's own: trained like ours, refused where it could not be exact."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
+def test_its_first_values_follow_from_the_seed_and_nothing_else_does() -> None:
+    def first_values(seed: int) -> list[np.ndarray]:
+        settings = ModelSettings(own="my_networks:masked")
+        network: Any = models.build(settings, task="labelling", slots=SLOTS, num_classes=5, seed=seed)
+        return list(network.weights())
+
+    before = random.getstate()
+    one, again, other = first_values(3), first_values(3), first_values(4)
+    assert random.getstate() == before
+    assert all((a == b).all() for a, b in zip(one, again, strict=True))
+    assert any((a != b).any() for a, b in zip(one, other, strict=True))
+    # The biases of an LSTM begin alike; what is drawn does not.
+    assert all((a != b).any() for a, b in zip(one, other, strict=True) if a.ndim > 1)
+
+
 @pytest.mark.parametrize("name", ["masked", "lengths"])
 @pytest.mark.parametrize("task", ["labelling", "classification"])
 def test_it_stands_between_embeddings_and_head(name: str, task: str, tmp_path: Path) -> None:
@@ -87,4 +103,4 @@ def test_it_stands_between_embeddings_and_head(name: str, task: str, tmp_path: P
 )
 def test_what_could_not_be_exact_is_refused(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        Own(f"my_networks:{name}", num_features=3, per_step=True)
+        Own(f"my_networks:{name}", num_features=3, per_step=True, seed=0)

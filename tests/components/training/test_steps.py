@@ -33,11 +33,11 @@ def make_steps(
 ) -> Steps:
     """Steps over a small network whose weights and biases are random, the same each time."""
     task = "labelling" if data.per_step else "classification"
+    is_own = "own" in (model or {})
     values: dict[str, Any] = {
-        "cell": "lstm" if data.per_step else "gru",
-        "units": 3,
+        **({} if is_own else {"cell": "lstm" if data.per_step else "gru", "units": 3}),
         "readout": "last" if data.per_step else "mean",
-        "dropout": DropoutSettings(input=drop, output=drop, recurrent=drop),
+        "dropout": DropoutSettings(input=drop, output=drop, **({} if is_own else {"recurrent": drop})),
         **(model or {}),
     }
     settings = ModelSettings(**values)
@@ -110,6 +110,7 @@ def train(steps: Steps, data: SequenceSet, *, batch_size: int = 8, **training: A
 
 
 EVERYTHING_BESIDE = {"filters": (2,), "widths": (3,), "norm": "sequence"}
+OWN = "tests.components.training.own_network:build"
 SMOOTH_AND_WEIGHED = {"label_smoothing": 0.1, "class_weights": {"B-X": 3.0, "O": 0.5}}
 
 
@@ -132,8 +133,20 @@ SMOOTH_AND_WEIGHED = {"label_smoothing": 0.1, "class_weights": {"B-X": 3.0, "O":
         (False, 0.0, False, {"layers": 2, "residual": True, "layer_norm": True}, {"precision": "float16"}),
         (True, 0.0, False, {"crf": True}, {"precision": "float16"}),
         (True, 0.0, False, {"constrained": True, "bidirectional": True}, {}),
+        (True, 0.3, False, {"own": OWN}, {"ema": 0.5}),
     ],
-    ids=["dropout", "unroll", "crf", "encoder", "branch", "front", "float16", "crf float16", "constrained"],
+    ids=[
+        "dropout",
+        "unroll",
+        "crf",
+        "encoder",
+        "branch",
+        "front",
+        "float16",
+        "crf float16",
+        "constrained",
+        "own",
+    ],
 )
 def test_one_and_several_replicas_train_alike(
     make_set: MakeSet,

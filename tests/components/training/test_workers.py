@@ -25,6 +25,7 @@ from components.training.workers import MAX_STEPS_BETWEEN, Votes, Workers
 from conf.schema import DropoutSettings, ModelSettings, TrainSettings
 from tests.components.training.test_steps import (
     EVERYTHING_BESIDE,
+    OWN,
     SEVENTEEN,
     SMOOTH_AND_WEIGHED,
     TAGS,
@@ -37,7 +38,13 @@ SECONDS = 300
 CASES: dict[str, dict[str, Any]] = {
     "crf": {"model": {"crf": True, "constrained": True}, "ema": 0.5, "optimizer": "adam"},
     "weighed": {"drop": 0.3, "accumulate": 2, **SMOOTH_AND_WEIGHED},
-    "branch": {"per_step": False, "model": {"readout": "attention", "branch": EVERYTHING_BESIDE}},
+    "branch": {
+        "per_step": False,
+        "model": {"readout": "attention", "branch": EVERYTHING_BESIDE},
+        **SMOOTH_AND_WEIGHED,
+    },
+    "own": {"model": {"own": OWN}},
+    "float16": {"model": {"layers": 2}, "precision": "float16"},
 }
 ROOT = Path(__file__).parents[3]
 
@@ -178,11 +185,13 @@ def test_two_workers_train_what_one_process_trains(
 ) -> None:
     alone = all_steps(data)
     for found in answers:
-        for name in CASES:
-            np.testing.assert_allclose(found.losses[name], alone.losses[name], rtol=1e-5)
-            assert found.scores[name] == pytest.approx(alone.scores[name], abs=1e-5)
+        for name, case in CASES.items():
+            # Sums of float16 depend on their order in the third digit.
+            atol = 2e-3 if "precision" in case else 1e-5
+            np.testing.assert_allclose(found.losses[name], alone.losses[name], rtol=atol)
+            assert found.scores[name] == pytest.approx(alone.scores[name], abs=atol)
             for one, other in zip(found.weights[name], alone.weights[name], strict=True):
-                np.testing.assert_allclose(one, other, atol=1e-5)
+                np.testing.assert_allclose(one, other, atol=atol)
     assert answers[0].scores == answers[1].scores
 
 
