@@ -36,7 +36,7 @@ def _seeded(seed: int) -> Iterator[None]:
     """
     before = random.getstate(), np.random.get_state()
     random.seed(seed)
-    np.random.seed(np.uint32(seed))
+    np.random.seed(seed)
     try:
         yield
     finally:

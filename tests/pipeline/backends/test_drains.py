@@ -9,7 +9,7 @@ from pipeline.backends.drains import MachineLeaves
 
 
 class Said:
-    """What Ray says each time it is asked; an exception is raised."""
+    """What Ray says each time it is asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Any) -> None:
         self.answers, self.num_asked = list(answers), 0
